@@ -55,7 +55,10 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 fn finish(mut crd: CustomResourceDefinition, spec: Spec) -> CustomResourceDefinition {
     crd.spec.names.list_kind = Some(format!("{}List", crd.spec.names.kind));
     for version in &mut crd.spec.versions {
-        let schema = version.schema.as_mut().and_then(|s| s.open_api_v3_schema.as_mut());
+        let schema = version
+            .schema
+            .as_mut()
+            .and_then(|s| s.open_api_v3_schema.as_mut());
         if let Some(root) = schema {
             finish_root(root, spec);
         }
@@ -71,16 +74,26 @@ fn finish_root(root: &mut JSONSchemaProps, spec: Spec) {
         root.required = root
             .required
             .take()
-            .map(|names| names.into_iter().filter(|name| name != "spec").collect::<Vec<_>>())
+            .map(|names| {
+                names
+                    .into_iter()
+                    .filter(|name| name != "spec")
+                    .collect::<Vec<_>>()
+            })
             .filter(|names| !names.is_empty());
     }
     let properties = root.properties.get_or_insert_default();
     properties.insert("apiVersion".into(), text("Version of the API that this object is written in, as group/version. The server converts to the newest one and refuses unknown ones."));
-    properties.insert("kind".into(), text("Kind of this object. Cannot be changed."));
+    properties.insert(
+        "kind".into(),
+        text("Kind of this object. Cannot be changed."),
+    );
     properties.insert(
         "metadata".into(),
         JSONSchemaProps {
-            description: Some("Name, namespace, labels, annotations and other data that every object has.".into()),
+            description: Some(
+                "Name, namespace, labels, annotations and other data that every object has.".into(),
+            ),
             type_: Some("object".into()),
             ..JSONSchemaProps::default()
         },
@@ -104,7 +117,11 @@ fn tidy(schema: &mut JSONSchemaProps) {
     if schema.x_kubernetes_int_or_string == Some(true) {
         schema.any_of = Some(vec![of_type("integer"), of_type("string")]);
     }
-    for child in schema.properties.iter_mut().flat_map(|properties| properties.values_mut()) {
+    for child in schema
+        .properties
+        .iter_mut()
+        .flat_map(|properties| properties.values_mut())
+    {
         tidy(child);
     }
     match &mut schema.items {
@@ -121,7 +138,10 @@ fn tidy(schema: &mut JSONSchemaProps) {
 }
 
 fn of_type(name: &str) -> JSONSchemaProps {
-    JSONSchemaProps { type_: Some(name.into()), ..JSONSchemaProps::default() }
+    JSONSchemaProps {
+        type_: Some(name.into()),
+        ..JSONSchemaProps::default()
+    }
 }
 
 /// Doc comments are wrapped for the source; `kubectl explain` wraps by itself.

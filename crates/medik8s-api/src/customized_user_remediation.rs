@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::value::spec_may_be_absent;
 
 /// What to run on the node.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "customized-user-remediation.medik8s.io",
     version = "v1alpha1",
@@ -19,7 +21,11 @@ use crate::value::spec_may_be_absent;
     derive = "Default",
     derive = "PartialEq",
     doc = "Asks for one run of a script on one node, as a privileged Job. It does not fence the node, and needs a node whose kubelet still works. The node is the one named by the annotation remediation.medik8s.io/node-name, else the one with the name of this object.",
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct CustomizedUserRemediationSpec {
@@ -35,7 +41,9 @@ spec_may_be_absent!(CustomizedUserRemediationSpec);
 pub struct CustomizedUserRemediationStatus {}
 
 /// The template that remediation objects are made from.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "customized-user-remediation.medik8s.io",
     version = "v1alpha1",
@@ -47,7 +55,11 @@ pub struct CustomizedUserRemediationStatus {}
     derive = "Default",
     derive = "PartialEq",
     doc = "Template from which a NodeHealthCheck makes a CustomizedUserRemediation for each unhealthy node. The remediation is created in the namespace of the template.",
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct CustomizedUserRemediationTemplateSpec {
@@ -69,7 +81,9 @@ pub struct CustomizedUserRemediationTemplateResource {
 pub struct CustomizedUserRemediationTemplateStatus {}
 
 /// There is nothing to configure.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "customized-user-remediation.medik8s.io",
     version = "v1alpha1",
@@ -81,7 +95,11 @@ pub struct CustomizedUserRemediationTemplateStatus {}
     derive = "Default",
     derive = "PartialEq",
     doc = "Settings of customized user remediation. There are none at present.",
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct CustomizedUserRemediationConfigSpec {}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,9 @@ string_enum! {
 }
 
 /// Which fence agent to run for the node, and how.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "fence-agents-remediation.medik8s.io",
     version = "v1alpha1",
@@ -34,11 +36,35 @@ string_enum! {
     derive = "Default",
     derive = "PartialEq",
     doc = "Asks for the fencing of one node by a fence agent, after which the workload of the node is freed. The node is the one named by the annotation remediation.medik8s.io/node-name, else the one with the name of this object. Usually created and deleted by a NodeHealthCheck.",
-    printcolumn(name = "Agent", type_ = "string", json_path = ".spec.agent", description = "Fence agent"),
-    printcolumn(name = "Processing", type_ = "string", json_path = ".status.conditions[?(@.type==\"Processing\")].status", description = "Whether the remediation is at work"),
-    printcolumn(name = "Fenced", type_ = "string", json_path = ".status.conditions[?(@.type==\"FenceAgentActionSucceeded\")].status", description = "Whether the fence agent reported success"),
-    printcolumn(name = "Succeeded", type_ = "string", json_path = ".status.conditions[?(@.type==\"Succeeded\")].status", description = "Whether the node was fenced and its workload freed"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Agent",
+        type_ = "string",
+        json_path = ".spec.agent",
+        description = "Fence agent"
+    ),
+    printcolumn(
+        name = "Processing",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Processing\")].status",
+        description = "Whether the remediation is at work"
+    ),
+    printcolumn(
+        name = "Fenced",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"FenceAgentActionSucceeded\")].status",
+        description = "Whether the fence agent reported success"
+    ),
+    printcolumn(
+        name = "Succeeded",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Succeeded\")].status",
+        description = "Whether the node was fenced and its workload freed"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct FenceAgentsRemediationSpec {
@@ -48,12 +74,20 @@ pub struct FenceAgentsRemediationSpec {
     pub agent: String,
 
     /// How often the fence agent is run at most until it reports success. Default: 5.
-    #[serde(default, rename = "retrycount", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "retrycount",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(schema_with = "crate::schema::integer", extend("default" = 5))]
     pub retry_count: Option<i64>,
 
     /// Pause between two runs of the fence agent. Go duration. Default: 5s.
-    #[serde(default, rename = "retryinterval", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "retryinterval",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(extend("default" = "5s"))]
     pub retry_interval: Option<GoDuration>,
 
@@ -65,13 +99,21 @@ pub struct FenceAgentsRemediationSpec {
     /// Parameters of the fence agent that hold for every node, by parameter name. A value may
     /// contain {{.NodeName}}, which becomes the name of the node. Put passwords into a Secret, see
     /// sharedSecretName.
-    #[serde(default, rename = "sharedparameters", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "sharedparameters",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(extend("additionalProperties" = { "type": "string", "description": "Value of the parameter." }))]
     pub shared_parameters: Option<BTreeMap<String, String>>,
 
     /// Parameters of the fence agent that differ between nodes, by parameter name and node name.
     /// They take precedence over sharedparameters.
-    #[serde(default, rename = "nodeparameters", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "nodeparameters",
+        skip_serializing_if = "Option::is_none"
+    )]
     #[schemars(extend("additionalProperties" = {
         "type": "object",
         "description": "Values of the parameter, by node name.",
@@ -111,13 +153,19 @@ pub struct FenceAgentsRemediationStatus {
     pub conditions: Option<Vec<Condition>>,
 
     /// When a condition last changed its status.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_time")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient_time"
+    )]
     #[schemars(schema_with = "crate::schema::time")]
     pub last_update_time: Option<Time>,
 }
 
 /// The template that remediation objects are made from.
-#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "fence-agents-remediation.medik8s.io",
     version = "v1alpha1",
@@ -130,16 +178,33 @@ pub struct FenceAgentsRemediationStatus {
     derive = "Default",
     derive = "PartialEq",
     doc = "Template from which a NodeHealthCheck makes a FenceAgentsRemediation for each unhealthy node. The remediation is created in the namespace of the template.",
-    printcolumn(name = "Agent", type_ = "string", json_path = ".spec.template.spec.agent", description = "Fence agent"),
-    printcolumn(name = "Strategy", type_ = "string", json_path = ".spec.template.spec.remediationStrategy", description = "How the workload is freed after the node was fenced"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Agent",
+        type_ = "string",
+        json_path = ".spec.template.spec.agent",
+        description = "Fence agent"
+    ),
+    printcolumn(
+        name = "Strategy",
+        type_ = "string",
+        json_path = ".spec.template.spec.remediationStrategy",
+        description = "How the workload is freed after the node was fenced"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct FenceAgentsRemediationTemplateSpec {
     /// On how many nodes the parameters are tried out with the status action of the fence agent: a
     /// number, or a percentage from 0% to 100%. Unset: the template is not tried out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = kube::core::Rule::new("type(self) == int && self >= 0 || type(self) == string && self.matches('^([0-9]|[1-9][0-9]|100)%$')").message("Value must be an integer >=0, or string between 0% and 100%"))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "type(self) == int && self >= 0 || type(self) == string && self.matches('^([0-9]|[1-9][0-9]|100)%$')",
+        "message": "Value must be an integer >=0, or string between 0% and 100%",
+    }]))]
     pub status_validation_sample: Option<IntOrString>,
 
     /// The remediation to create. Changes affect only remediations that are created later.

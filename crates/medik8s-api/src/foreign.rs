@@ -43,7 +43,11 @@ pub struct NodeReference {
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct MachineSpec {
     /// Identity of the instance at its provider; begins with `baremetal` on bare metal.
-    #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "providerID",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub provider_id: Option<String>,
 }
 
@@ -58,7 +62,11 @@ pub struct MachineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// When the status last changed.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_time")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient_time"
+    )]
     pub last_updated: Option<Time>,
 }
 
@@ -188,7 +196,11 @@ pub struct MachineCondition {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// When the status last changed.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_time")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient_time"
+    )]
     pub last_transition_time: Option<Time>,
 }
 
@@ -357,7 +369,11 @@ pub struct CustomTlsProfile {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ciphers: Option<Vec<String>>,
     /// Least version, for example `VersionTLS12`.
-    #[serde(default, rename = "minTLSVersion", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        rename = "minTLSVersion",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub min_tls_version: Option<String>,
 }
 
@@ -424,7 +440,11 @@ pub mod cluster_api {
     #[serde(rename_all = "camelCase", remote = "Self")]
     pub struct MachineSpec {
         /// Identity of the instance at its provider.
-        #[serde(default, rename = "providerID", skip_serializing_if = "Option::is_none")]
+        #[serde(
+            default,
+            rename = "providerID",
+            skip_serializing_if = "Option::is_none"
+        )]
         pub provider_id: Option<String>,
     }
     spec_may_be_absent!(MachineSpec);

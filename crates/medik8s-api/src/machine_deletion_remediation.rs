@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::value::spec_may_be_absent;
 
 /// There is nothing to configure.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "machine-deletion-remediation.medik8s.io",
     version = "v1alpha1",
@@ -21,10 +23,30 @@ use crate::value::spec_may_be_absent;
     derive = "Default",
     derive = "PartialEq",
     doc = "Asks for the deletion of the machine of one node, so that its owner replaces it. The node is the one named by the annotation remediation.medik8s.io/node-name, else the one with the name of this object. Usually created and deleted by a NodeHealthCheck.",
-    printcolumn(name = "Processing", type_ = "string", json_path = ".status.conditions[?(@.type==\"Processing\")].status", description = "Whether the remediation is at work"),
-    printcolumn(name = "Succeeded", type_ = "string", json_path = ".status.conditions[?(@.type==\"Succeeded\")].status", description = "Whether the machine was replaced"),
-    printcolumn(name = "Node Deletion Expected", type_ = "string", json_path = ".status.conditions[?(@.type==\"PermanentNodeDeletionExpected\")].status", description = "Whether the node will come back under another name", priority = "1"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Processing",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Processing\")].status",
+        description = "Whether the remediation is at work"
+    ),
+    printcolumn(
+        name = "Succeeded",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Succeeded\")].status",
+        description = "Whether the machine was replaced"
+    ),
+    printcolumn(
+        name = "Node Deletion Expected",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"PermanentNodeDeletionExpected\")].status",
+        description = "Whether the node will come back under another name",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct MachineDeletionRemediationSpec {}
@@ -42,7 +64,9 @@ pub struct MachineDeletionRemediationStatus {
 }
 
 /// The template that remediation objects are made from.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "machine-deletion-remediation.medik8s.io",
     version = "v1alpha1",
@@ -55,7 +79,11 @@ pub struct MachineDeletionRemediationStatus {
     derive = "Default",
     derive = "PartialEq",
     doc = "Template from which a NodeHealthCheck makes a MachineDeletionRemediation for each unhealthy node. The remediation is created in the namespace of the template.",
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct MachineDeletionRemediationTemplateSpec {

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +40,7 @@ string_enum! {
 }
 
 /// What a person is asked for, and what happens then.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MeatwareRemediationParameters {
     /// What a person is asked for. ConfirmFenced (the default): to power the machine off or reset
@@ -63,7 +63,10 @@ pub struct MeatwareRemediationParameters {
     /// Template and must not be a meatware kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "template_reference")]
-    #[x_kube(validation = kube::core::Rule::new("self.kind.endsWith('Template') && self.kind != 'Template' && !self.kind.startsWith('Meatware')").message("the kind must end in Template and must not be a meatware kind"))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self.kind.endsWith('Template') && self.kind != 'Template' && !self.kind.startsWith('Meatware')",
+        "message": "the kind must end in Template and must not be a meatware kind",
+    }]))]
     pub remediation_template: Option<ObjectReference>,
 
     /// Text for the person who is asked, shown in events, for example where the machine stands and
@@ -82,14 +85,15 @@ pub struct MeatwareRemediationParameters {
     /// 1m. Default: 15m.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), extend("default" = "15m"))]
-    #[x_kube(validation = kube::core::Rule::new("duration(self) >= duration('1m')").message("reminderInterval must be at least 1m"))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "duration(self) >= duration('1m')",
+        "message": "reminderInterval must be at least 1m",
+    }]))]
     pub reminder_interval: Option<GoDuration>,
 }
 
 fn template_reference(_: &mut SchemaGenerator) -> Schema {
-    let field = |description: &str| {
-        serde_json::json!({ "type": "string", "maxLength": 253, "description": description })
-    };
+    let field = |description: &str| serde_json::json!({ "type": "string", "maxLength": 253, "description": description });
     json_schema!({
         "type": "object",
         "x-kubernetes-map-type": "atomic",
@@ -103,7 +107,7 @@ fn template_reference(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// The request and, later, the decision about it.
-#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "meatware-remediation.medik8s.io",
     version = "v1alpha1",
@@ -127,7 +131,10 @@ fn template_reference(_: &mut SchemaGenerator) -> Schema {
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
-#[x_kube(validation = kube::core::Rule::new("(has(self.mode) && self.mode == 'ApproveRemediation') == has(self.remediationTemplate)").message("remediationTemplate is required in mode ApproveRemediation and not allowed otherwise"))]
+#[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "(has(self.mode) && self.mode == 'ApproveRemediation') == has(self.remediationTemplate)",
+        "message": "remediationTemplate is required in mode ApproveRemediation and not allowed otherwise",
+    }]))]
 pub struct MeatwareRemediationSpec {
     /// What a person is asked for, as the template says it.
     #[serde(flatten)]
@@ -191,17 +198,29 @@ pub struct MeatwareRemediationStatus {
     pub challenge: Option<String>,
 
     /// When a person was first asked.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_time")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient_time"
+    )]
     #[schemars(schema_with = "crate::schema::time")]
     pub requested_at: Option<Time>,
 
     /// When the request was last repeated.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_time")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient_time"
+    )]
     #[schemars(schema_with = "crate::schema::time")]
     pub reminded_at: Option<Time>,
 
     /// When the decision was accepted.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_time")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient_time"
+    )]
     #[schemars(schema_with = "crate::schema::time")]
     pub decided_at: Option<Time>,
 
@@ -234,8 +253,17 @@ pub struct MeatwareRemediationStatus {
     derive = "Default",
     derive = "PartialEq",
     doc = "Template from which a NodeHealthCheck makes a MeatwareRemediation for each unhealthy node. It cannot carry a decision, so that nothing can be approved in advance.",
-    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.template.spec.mode", description = "What a person is asked for"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Mode",
+        type_ = "string",
+        json_path = ".spec.template.spec.mode",
+        description = "What a person is asked for"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct MeatwareRemediationTemplateSpec {
@@ -245,11 +273,14 @@ pub struct MeatwareRemediationTemplateSpec {
 spec_may_be_absent!(MeatwareRemediationTemplateSpec);
 
 /// The remediation that is made from a template.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MeatwareRemediationTemplateResource {
     /// Spec of the remediation, copied as it is.
-    #[x_kube(validation = kube::core::Rule::new("(has(self.mode) && self.mode == 'ApproveRemediation') == has(self.remediationTemplate)").message("remediationTemplate is required in mode ApproveRemediation and not allowed otherwise"))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "(has(self.mode) && self.mode == 'ApproveRemediation') == has(self.remediationTemplate)",
+        "message": "remediationTemplate is required in mode ApproveRemediation and not allowed otherwise",
+    }]))]
     pub spec: MeatwareRemediationParameters,
 }
 

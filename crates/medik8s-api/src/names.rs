@@ -27,6 +27,9 @@ pub mod kubernetes {
     pub const OUT_OF_SERVICE_TAINT: &str = "node.kubernetes.io/out-of-service";
     /// Value of [`OUT_OF_SERVICE_TAINT`].
     pub const OUT_OF_SERVICE_TAINT_VALUE: &str = "nodeshutdown";
+    /// Node label: external load balancers send the node no traffic.
+    pub const EXCLUDE_FROM_LOAD_BALANCERS_LABEL: &str =
+        "node.kubernetes.io/exclude-from-external-load-balancers";
     /// Pod annotation: the pod is the mirror of a static pod.
     pub const MIRROR_POD_ANNOTATION: &str = "kubernetes.io/config.mirror";
     /// Namespace of the events about cluster-scoped objects.
@@ -119,11 +122,9 @@ pub mod openshift {
     /// Node annotation: `<namespace>/<name>` of the Machine of the node.
     pub const MACHINE_ANNOTATION: &str = "machine.openshift.io/machine";
     /// Node annotation: configuration that the node has.
-    pub const CURRENT_CONFIG_ANNOTATION: &str =
-        "machineconfiguration.openshift.io/currentConfig";
+    pub const CURRENT_CONFIG_ANNOTATION: &str = "machineconfiguration.openshift.io/currentConfig";
     /// Node annotation: configuration that the node is to get; differs during an upgrade.
-    pub const DESIRED_CONFIG_ANNOTATION: &str =
-        "machineconfiguration.openshift.io/desiredConfig";
+    pub const DESIRED_CONFIG_ANNOTATION: &str = "machineconfiguration.openshift.io/desiredConfig";
     /// Namespace of etcd and its guard pods.
     pub const ETCD_NAMESPACE: &str = "openshift-etcd";
     /// Namespace of the Machine API objects.
@@ -239,8 +240,7 @@ pub mod snr {
     pub const AGENT_COMPONENT_VALUE: &str = "agent";
 
     /// DaemonSet annotation: a different value makes the manager re-create the DaemonSet.
-    pub const FORCE_DELETION_REVISION_ANNOTATION: &str =
-        "snr.medik8s.io/force-deletion-revision";
+    pub const FORCE_DELETION_REVISION_ANNOTATION: &str = "snr.medik8s.io/force-deletion-revision";
     /// Value of [`FORCE_DELETION_REVISION_ANNOTATION`].
     pub const FORCE_DELETION_REVISION: &str = "1";
 
@@ -265,8 +265,7 @@ pub mod snr {
     pub const ANNOUNCED_ANNOTATION: &str = "self-node-remediation.medik8s.io/announced";
     /// Node annotation of the agent, its last words: `<boot id>/<timeout s>`. Written only after
     /// the feeding of an armed watchdog has stopped for good.
-    pub const STOPPED_FEEDING_ANNOTATION: &str =
-        "self-node-remediation.medik8s.io/stopped-feeding";
+    pub const STOPPED_FEEDING_ANNOTATION: &str = "self-node-remediation.medik8s.io/stopped-feeding";
 
     /// Remediation annotation of the manager: boot ID that the node had when the finalizer was
     /// added. The order to reboot is for this boot only.
@@ -329,6 +328,22 @@ pub mod snr {
     pub const EVENT_WAITING_FOR_QUORUM: &str = "WaitingForQuorum";
     /// Event reason: the release waits for evidence that the node is off.
     pub const EVENT_WAITING_FOR_EVIDENCE: &str = "WaitingForEvidence";
+}
+
+/// Remediators of later releases: what other operators must know of them.
+pub mod remediators {
+    /// Taint key of fence agents remediation: no value, effect `NoSchedule`.
+    pub const FENCE_AGENTS_TAINT: &str = "remediation.medik8s.io/fence-agents-remediation";
+    /// Taint key of meatware remediation: no value, effect `NoSchedule`.
+    pub const MEATWARE_TAINT: &str = "remediation.medik8s.io/meatware-remediation";
+    /// Finalizer of fence agents remediation.
+    pub const FENCE_AGENTS_FINALIZER: &str = "fence-agents-remediation.medik8s.io/far-finalizer";
+    /// Finalizer of meatware remediation.
+    pub const MEATWARE_FINALIZER: &str = "meatware-remediation.medik8s.io/finalizer";
+    /// Finalizer of storage based remediation.
+    pub const STORAGE_BASED_FINALIZER: &str = "medik8s.io/sbr-remediation-finalizer";
+    /// Finalizer of customized user remediation.
+    pub const CUSTOMIZED_USER_FINALIZER: &str = "customized-user-remediation.medik8s.io/finalizer";
 }
 
 /// Node maintenance operator.

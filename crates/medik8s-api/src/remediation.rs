@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::value::{GoDuration, IntOrString, lenient_time, spec_may_be_absent};
 
 /// What to watch, when a node counts as unhealthy, how many may be, and who remediates it.
-#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "remediation.medik8s.io",
     version = "v1alpha1",
@@ -24,13 +24,49 @@ use crate::value::{GoDuration, IntOrString, lenient_time, spec_may_be_absent};
     derive = "Default",
     derive = "PartialEq",
     doc = "Watches a set of nodes and hands each node that stays unhealthy to a remediator: it creates a remediation object from a template, and deletes it when the node is healthy again. It never reboots, taints or drains a node itself.",
-    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "Disabled, Paused, Remediating or Enabled"),
-    printcolumn(name = "Observed", type_ = "integer", json_path = ".status.observedNodes", description = "Nodes that the selector matches"),
-    printcolumn(name = "Healthy", type_ = "integer", json_path = ".status.healthyNodes", description = "Healthy ones of the observed nodes"),
-    printcolumn(name = "Min Healthy", type_ = "string", json_path = ".spec.minHealthy", description = "Remediation needs at least this many healthy nodes"),
-    printcolumn(name = "Max Unhealthy", type_ = "string", json_path = ".spec.maxUnhealthy", description = "Remediation needs at most this many unhealthy nodes", priority = "1"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason", description = "Why the health check is in this phase", priority = "1"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Phase",
+        type_ = "string",
+        json_path = ".status.phase",
+        description = "Disabled, Paused, Remediating or Enabled"
+    ),
+    printcolumn(
+        name = "Observed",
+        type_ = "integer",
+        json_path = ".status.observedNodes",
+        description = "Nodes that the selector matches"
+    ),
+    printcolumn(
+        name = "Healthy",
+        type_ = "integer",
+        json_path = ".status.healthyNodes",
+        description = "Healthy ones of the observed nodes"
+    ),
+    printcolumn(
+        name = "Min Healthy",
+        type_ = "string",
+        json_path = ".spec.minHealthy",
+        description = "Remediation needs at least this many healthy nodes"
+    ),
+    printcolumn(
+        name = "Max Unhealthy",
+        type_ = "string",
+        json_path = ".spec.maxUnhealthy",
+        description = "Remediation needs at most this many unhealthy nodes",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.reason",
+        description = "Why the health check is in this phase",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct NodeHealthCheckSpec {
@@ -46,7 +82,10 @@ pub struct NodeHealthCheckSpec {
     /// node is ever unhealthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("default" = default_unhealthy_conditions()))]
-    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["type".into(), "status".into()]))]
+    #[schemars(extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["type", "status"],
+    ))]
     pub unhealthy_conditions: Option<Vec<UnhealthyCondition>>,
 
     /// Remediate only while at least this many of the selected nodes are healthy: a number, or a
@@ -142,7 +181,7 @@ pub struct EscalatingRemediation {
 }
 
 /// What the health check sees and does.
-#[derive(KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeHealthCheckStatus {
     /// Number of nodes that the selector matches. 0 while disabled, paused or during a cluster
@@ -160,7 +199,10 @@ pub struct NodeHealthCheckStatus {
 
     /// Nodes that are unhealthy, or still being remediated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(merge_strategy = kube::core::ListMerge::Map(vec!["name".into()]))]
+    #[schemars(extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["name"],
+    ))]
     pub unhealthy_nodes: Option<Vec<UnhealthyNode>>,
 
     /// Deprecated and always empty: use unhealthyNodes.
@@ -184,7 +226,11 @@ pub struct NodeHealthCheckStatus {
     pub reason: Option<String>,
 
     /// When anything else in this status last changed.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_time")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient_time"
+    )]
     #[schemars(schema_with = "crate::schema::time")]
     pub last_update_time: Option<Time>,
 }
@@ -203,7 +249,11 @@ pub struct UnhealthyNode {
 
     /// Since when the conditions of the node no longer match, while remediation objects still
     /// exist.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_time")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient_time"
+    )]
     #[schemars(schema_with = "crate::schema::time")]
     pub conditions_healthy_timestamp: Option<Time>,
 
@@ -225,7 +275,11 @@ pub struct Remediation {
     pub started: Time,
 
     /// When this step ended because its timeout passed or the remediator reported failure.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_time")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient_time"
+    )]
     #[schemars(schema_with = "crate::schema::time")]
     pub timed_out: Option<Time>,
 

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,9 @@ string_enum! {
 }
 
 /// How to remediate the node.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "self-node-remediation.medik8s.io",
     version = "v1alpha1",
@@ -64,13 +66,49 @@ string_enum! {
     derive = "Default",
     derive = "PartialEq",
     doc = "Asks for the reboot of one node by the agent on it, after which the workload of the node is freed. The node is the one named by the annotation remediation.medik8s.io/node-name, else the one with the name of this object. Usually created and deleted by a NodeHealthCheck.",
-    printcolumn(name = "Strategy", type_ = "string", json_path = ".spec.remediationStrategy", description = "How the workload is freed after the reboot"),
-    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase", description = "How far the remediation has come"),
-    printcolumn(name = "Processing", type_ = "string", json_path = ".status.conditions[?(@.type==\"Processing\")].status", description = "Whether the remediation is at work"),
-    printcolumn(name = "Succeeded", type_ = "string", json_path = ".status.conditions[?(@.type==\"Succeeded\")].status", description = "Whether the node was fenced and its workload freed"),
-    printcolumn(name = "Assumed Rebooted", type_ = "date", json_path = ".status.timeAssumedRebooted", description = "From when on the node counts as rebooted", priority = "1"),
-    printcolumn(name = "Last Error", type_ = "string", json_path = ".status.lastError", description = "Error of the latest attempt", priority = "1"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Strategy",
+        type_ = "string",
+        json_path = ".spec.remediationStrategy",
+        description = "How the workload is freed after the reboot"
+    ),
+    printcolumn(
+        name = "Phase",
+        type_ = "string",
+        json_path = ".status.phase",
+        description = "How far the remediation has come"
+    ),
+    printcolumn(
+        name = "Processing",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Processing\")].status",
+        description = "Whether the remediation is at work"
+    ),
+    printcolumn(
+        name = "Succeeded",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Succeeded\")].status",
+        description = "Whether the node was fenced and its workload freed"
+    ),
+    printcolumn(
+        name = "Assumed Rebooted",
+        type_ = "date",
+        json_path = ".status.timeAssumedRebooted",
+        description = "From when on the node counts as rebooted",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Last Error",
+        type_ = "string",
+        json_path = ".status.lastError",
+        description = "Error of the latest attempt",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct SelfNodeRemediationSpec {
@@ -92,7 +130,11 @@ pub struct SelfNodeRemediationStatus {
     /// From when on the node counts as rebooted, unless it was seen rebooted earlier. Its workload
     /// is never freed by time before this moment. Computed from the time limits in the
     /// SelfNodeRemediationConfig when the reboot is ordered.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "lenient_time")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "lenient_time"
+    )]
     #[schemars(schema_with = "crate::schema::time")]
     pub time_assumed_rebooted: Option<Time>,
 
@@ -115,7 +157,9 @@ pub struct SelfNodeRemediationStatus {
 }
 
 /// The template that remediation objects are made from.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "self-node-remediation.medik8s.io",
     version = "v1alpha1",
@@ -130,8 +174,17 @@ pub struct SelfNodeRemediationStatus {
     derive = "Default",
     derive = "PartialEq",
     doc = "Template from which a NodeHealthCheck or MachineHealthCheck makes a SelfNodeRemediation for each unhealthy node. The remediation is created in the namespace of the template.",
-    printcolumn(name = "Strategy", type_ = "string", json_path = ".spec.template.spec.remediationStrategy", description = "How the workload is freed after the reboot"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Strategy",
+        type_ = "string",
+        json_path = ".spec.template.spec.remediationStrategy",
+        description = "How the workload is freed after the reboot"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct SelfNodeRemediationTemplateSpec {
@@ -152,7 +205,7 @@ pub struct SelfNodeRemediationTemplateResource {
 pub struct SelfNodeRemediationTemplateStatus {}
 
 /// How the agents on the nodes judge their connection and reboot.
-#[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "self-node-remediation.medik8s.io",
     version = "v1alpha1",
@@ -166,9 +219,23 @@ pub struct SelfNodeRemediationTemplateStatus {}
     derive = "Default",
     derive = "PartialEq",
     doc = "Settings of the self node remediation agents, which run on every node. Exactly one is used: the one named self-node-remediation-config in the namespace of the operator. Deleting it removes the agents and disables remediation.",
-    printcolumn(name = "Watchdog", type_ = "string", json_path = ".spec.watchdogFilePath", description = "Watchdog device that the agents use"),
-    printcolumn(name = "Safe Reboot Seconds", type_ = "integer", json_path = ".spec.safeTimeToAssumeNodeRebootedSeconds", description = "Configured time after which a node counts as rebooted"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Watchdog",
+        type_ = "string",
+        json_path = ".spec.watchdogFilePath",
+        description = "Watchdog device that the agents use"
+    ),
+    printcolumn(
+        name = "Safe Reboot Seconds",
+        type_ = "integer",
+        json_path = ".spec.safeTimeToAssumeNodeRebootedSeconds",
+        description = "Configured time after which a node counts as rebooted"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct SelfNodeRemediationConfigSpec {
@@ -269,7 +336,10 @@ pub struct SelfNodeRemediationConfigSpec {
     /// agent slowly can cause a needless reboot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
-    #[x_kube(validation = kube::core::Rule::new("duration(self) >= duration('5s') && duration(self) <= duration('600s') && duration(self) == duration(string(duration(self).getSeconds()) + 's')").message("watchdogTimeout must be in whole seconds, from 5s to 600s"))]
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "duration(self) >= duration('5s') && duration(self) <= duration('600s') && duration(self) == duration(string(duration(self).getSeconds()) + 's')",
+        "message": "watchdogTimeout must be in whole seconds, from 5s to 600s",
+    }]))]
     pub watchdog_timeout: Option<GoDuration>,
 }
 spec_may_be_absent!(SelfNodeRemediationConfigSpec);

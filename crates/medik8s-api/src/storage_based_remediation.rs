@@ -20,7 +20,9 @@ string_enum! {
 }
 
 /// Where the agents run and what they use.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "storage-based-remediation.medik8s.io",
     version = "v1alpha1",
@@ -32,10 +34,29 @@ string_enum! {
     derive = "Default",
     derive = "PartialEq",
     doc = "Runs storage based remediation agents on a set of nodes. The agents watch each other through a small file on storage that every node can reach, and fence nodes through it.",
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status", description = "Whether all agents run"),
-    printcolumn(name = "Storage Class", type_ = "string", json_path = ".spec.sharedStorageClass", description = "StorageClass of the shared volume"),
-    printcolumn(name = "Detect Only", type_ = "string", json_path = ".spec.detectOnlyMode", description = "Whether agents only watch"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status",
+        description = "Whether all agents run"
+    ),
+    printcolumn(
+        name = "Storage Class",
+        type_ = "string",
+        json_path = ".spec.sharedStorageClass",
+        description = "StorageClass of the shared volume"
+    ),
+    printcolumn(
+        name = "Detect Only",
+        type_ = "string",
+        json_path = ".spec.detectOnlyMode",
+        description = "Whether agents only watch"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct StorageBasedRemediationConfigSpec {
@@ -84,7 +105,9 @@ pub struct StorageBasedRemediationConfigStatus {
 }
 
 /// There is nothing to configure.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "storage-based-remediation.medik8s.io",
     version = "v1alpha1",
@@ -96,10 +119,29 @@ pub struct StorageBasedRemediationConfigStatus {
     derive = "Default",
     derive = "PartialEq",
     doc = "Asks for the fencing of one node through shared storage. The node is the one named by the annotation remediation.medik8s.io/node-name, else the one with the name of this object. Usually created and deleted by a NodeHealthCheck.",
-    printcolumn(name = "Node", type_ = "string", json_path = ".metadata.name", description = "Node to fence"),
-    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status", description = "Whether the remediation is complete"),
-    printcolumn(name = "Fencing Succeeded", type_ = "string", json_path = ".status.conditions[?(@.type=='FencingSucceeded')].status", description = "Whether the node is fenced"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Node",
+        type_ = "string",
+        json_path = ".metadata.name",
+        description = "Node to fence"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='Ready')].status",
+        description = "Whether the remediation is complete"
+    ),
+    printcolumn(
+        name = "Fencing Succeeded",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type=='FencingSucceeded')].status",
+        description = "Whether the node is fenced"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct StorageBasedRemediationSpec {}
@@ -117,7 +159,9 @@ pub struct StorageBasedRemediationStatus {
 }
 
 /// The template that remediation objects are made from.
-#[derive(CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    CustomResource, JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize,
+)]
 #[kube(
     group = "storage-based-remediation.medik8s.io",
     version = "v1alpha1",
@@ -129,7 +173,11 @@ pub struct StorageBasedRemediationStatus {
     derive = "Default",
     derive = "PartialEq",
     doc = "Template from which a NodeHealthCheck makes a StorageBasedRemediation for each unhealthy node. The remediation is created in the namespace of the template.",
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    )
 )]
 #[serde(rename_all = "camelCase", remote = "Self")]
 pub struct StorageBasedRemediationTemplateSpec {
