@@ -1,0 +1,228 @@
+//! Reads with a deadline.
+//!
+//! # Guarantees
+//! Without a resource version in the parameters every read here is consistent: it shows at least
+//! what was committed when it started. [`list_all`] returns all pages, or an error.
+
+use std::{fmt::Debug, time::Duration};
+
+use http::header::DATE;
+use http_body_util::BodyExt;
+use jiff::Timestamp;
+use kube::{
+    Api, Resource,
+    api::{ListParams, ObjectList, PartialObjectMeta},
+    core::response::Status,
+};
+use serde::de::DeserializeOwned;
+
+use crate::error::Cause;
+pub use crate::error::{Class, Error};
+
+/// The deadline of a read unless told otherwise.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Objects per page of [`list_all`]; small pages keep the peak memory low.
+pub const PAGE: u32 = 250;
+
+/// Reads one object.
+pub async fn get<K>(api: &Api<K>, name: &str) -> Result<K, Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    get_within(api, name, DEADLINE).await
+}
+
+/// Reads one object within `deadline`.
+pub async fn get_within<K>(api: &Api<K>, name: &str, deadline: Duration) -> Result<K, Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    bounded("read", &object(api, name), deadline, api.get(name)).await
+}
+
+/// Reads one object; `None` when there is none.
+pub async fn get_opt<K>(api: &Api<K>, name: &str) -> Result<Option<K>, Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    absent_as_none(get(api, name).await)
+}
+
+/// Reads the metadata of one object; `None` when there is none.
+pub async fn get_metadata_opt<K>(
+    api: &Api<K>,
+    name: &str,
+) -> Result<Option<PartialObjectMeta<K>>, Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let read = api.get_metadata(name);
+    absent_as_none(bounded("read", &object(api, name), DEADLINE, read).await)
+}
+
+/// Reads one page.
+pub async fn list<K>(api: &Api<K>, params: &ListParams) -> Result<ObjectList<K>, Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    bounded("list", api.resource_url(), DEADLINE, api.list(params)).await
+}
+
+/// Reads all pages. `deadline` counts for all of them together.
+pub async fn list_all_within<K>(
+    api: &Api<K>,
+    params: &ListParams,
+    deadline: Duration,
+) -> Result<Vec<K>, Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let all = async {
+        let mut found = Vec::new();
+        let mut params = ListParams {
+            limit: params.limit.or(Some(PAGE)),
+            ..params.clone()
+        };
+        loop {
+            let page = api.list(&params).await?;
+            found.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(found),
+            }
+        }
+    };
+    bounded("list", api.resource_url(), deadline, all).await
+}
+
+/// Reads all pages within [`DEADLINE`].
+pub async fn list_all<K>(api: &Api<K>, params: &ListParams) -> Result<Vec<K>, Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    list_all_within(api, params, DEADLINE).await
+}
+
+/// What a list showed and what the server's clock said.
+#[derive(Debug, Clone)]
+pub struct Dated<T> {
+    /// The objects.
+    pub items: Vec<T>,
+    /// The `Date` header of the first page: not later than any object in it was read.
+    pub server_time: Option<Timestamp>,
+}
+
+/// Reads the metadata of all objects together with the server's own time.
+pub async fn list_metadata_dated<K>(
+    api: &Api<K>,
+    params: &ListParams,
+    deadline: Duration,
+) -> Result<Dated<PartialObjectMeta<K>>, Error>
+where
+    K: Resource + Clone + DeserializeOwned + Debug,
+{
+    let client = api.clone().into_client();
+    let request = kube::core::Request::new(api.resource_url());
+    let all = async {
+        let mut dated = Dated {
+            items: Vec::new(),
+            server_time: None,
+        };
+        let mut params = ListParams {
+            limit: params.limit.or(Some(PAGE)),
+            ..params.clone()
+        };
+        loop {
+            let next = request
+                .list_metadata(&params)
+                .map_err(kube::Error::BuildRequest)?;
+            let response = client.send(next.map(Into::into)).await?;
+            let (parts, body) = response.into_parts();
+            let bytes = body.collect().await?.to_bytes();
+            if !parts.status.is_success() {
+                return Err(kube::Error::Api(status_of(parts.status, &bytes).boxed()));
+            }
+            if dated.server_time.is_none() {
+                dated.server_time = parts
+                    .headers
+                    .get(DATE)
+                    .and_then(|date| http_date(date.to_str().ok()?));
+            }
+            let page: ObjectList<PartialObjectMeta<K>> =
+                serde_json::from_slice(&bytes).map_err(kube::Error::SerdeError)?;
+            dated.items.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(dated),
+            }
+        }
+    };
+    bounded("list", api.resource_url(), deadline, all).await
+}
+
+/// The server's answer as a `Status`, also when it is not JSON (proxies, overload).
+pub(crate) fn status_of(code: http::StatusCode, body: &[u8]) -> Status {
+    serde_json::from_slice::<Status>(body)
+        .ok()
+        .filter(Status::is_failure)
+        .map(|mut status| {
+            if status.code == 0 {
+                status.code = code.as_u16();
+            }
+            status
+        })
+        .unwrap_or_else(|| {
+            Status::failure(String::from_utf8_lossy(body).trim(), "").with_code(code.as_u16())
+        })
+}
+
+/// The one form of date that servers send (RFC 9110, IMF-fixdate).
+fn http_date(text: &str) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::parse(text)
+        .ok()
+        .map(|zoned| zoned.timestamp())
+}
+
+pub(crate) fn object<K: Resource>(api: &Api<K>, name: &str) -> String {
+    format!("{}/{name}", api.resource_url())
+}
+
+pub(crate) async fn bounded<T>(
+    operation: &'static str,
+    object: &str,
+    deadline: Duration,
+    work: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(deadline, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(Error::new(operation, object, error)),
+        Err(_) => Err(Error::new(operation, object, Cause::Deadline(deadline))),
+    }
+}
+
+fn absent_as_none<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
+    match read {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_of_the_api_server() {
+        let date = http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        assert_eq!(date.to_string(), "1994-11-06T08:49:37Z");
+        assert_eq!(http_date("yesterday"), None);
+    }
+
+    #[test]
+    fn answers_that_are_not_json_keep_their_code() {
+        let status = status_of(http::StatusCode::TOO_MANY_REQUESTS, b"slow down\n");
+        assert_eq!((status.code, status.message.as_str()), (429, "slow down"));
+    }
+}
