@@ -1,0 +1,404 @@
+//! The dead-man feeder.
+//!
+//! ```text
+//!            permit extended            trigger
+//!   ┌────────────────────────┐   ┌──────────────────┐
+//!   │ Armed: feeds while     │──►│ Triggered: never │   (the device stays open until the
+//!   │ boottime < feed_until  │   │ feeds again      │    machine is reset)
+//!   └───────────┬────────────┘   └──────────────────┘
+//!               │ disarm                   ▲
+//!               ▼                          │ a trigger wins until the magic character is written
+//!           Disarmed ──────────────────────┘ (impossible once closed)
+//! ```
+//!
+//! # Guarantees
+//!
+//! * The clock is compared with the permit right before every feed, on the feeder's own thread.
+//!   A loop that hangs no longer extends the permit, and so starves the device.
+//! * After [`Feeder::trigger`] has returned true, no feed begins. One that was being written
+//!   then is over when the state is [`FeederState::Triggered`]; only that state may be published.
+//! * Nothing is allocated and no lock is taken between two feeds.
+//!
+//! # Caveats
+//!
+//! A process that is stopped between the comparison and the write feeds once when it continues,
+//! if the machine has survived that long. Nothing in user space can prevent it; the manager
+//! counts the timeout twice.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use crate::clock::BootClock;
+use crate::device::{DeviceError, WatchdogDevice};
+use crate::realtime;
+
+mod schedule;
+
+use schedule::{Schedule, Turn};
+
+/// The feeder's stack: its loop is shallow, and small is soon locked in memory.
+const STACK: usize = 128 * 1024;
+/// The shortest timeout that may be set when triggered: shorter ones may fire while the last
+/// words are still being written.
+pub const SHORTEST_TRIGGERED_TIMEOUT: Duration = Duration::from_secs(5);
+/// Largest timeout that is tried for that; beyond it the device's own stays.
+const LONGEST_TRIGGERED_TIMEOUT: u64 = 30;
+
+/// What the feeder is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FeederState {
+    /// Feeding while the permit lasts.
+    Armed,
+    /// Told to stop for ever, not yet confirmed by the feeder thread.
+    Triggering,
+    /// Will never feed again. The device stays open.
+    Triggered,
+    /// Told to stop the timer, not yet confirmed by the feeder thread.
+    Disarming,
+    /// The magic character is being written: too late for a trigger.
+    Closing,
+    /// The device is closed; with a driver that honours the magic character its timer stands.
+    Disarmed,
+}
+
+impl FeederState {
+    const fn code(self) -> u8 {
+        match self {
+            Self::Armed => 0,
+            Self::Triggering => 1,
+            Self::Triggered => 2,
+            Self::Disarming => 3,
+            Self::Closing => 4,
+            Self::Disarmed => 5,
+        }
+    }
+
+    const fn of(code: u8) -> Self {
+        match code {
+            0 => Self::Armed,
+            2 => Self::Triggered,
+            3 => Self::Disarming,
+            4 => Self::Closing,
+            5 => Self::Disarmed,
+            // Unknown cannot occur; the state in which nothing is fed is the safe reading.
+            _ => Self::Triggering,
+        }
+    }
+}
+
+/// Something the owner should know. Called on the feeder thread, so it must not block.
+#[derive(Debug)]
+pub enum Notice {
+    /// The permit ran out: feeding has stopped and may resume.
+    Starving,
+    /// A new permit came before the reset: feeding goes on.
+    Resumed,
+    /// A feed failed; it is tried again.
+    FeedFailed(DeviceError),
+    /// Feeding has stopped for ever. The reset comes at most `timeout` after `last_feed`.
+    Triggered {
+        /// The timeout in force, read back after it was shortened if it could be.
+        timeout: Duration,
+        /// When the device was last fed (boot-time clock).
+        last_feed: Duration,
+    },
+    /// The device was closed with the magic character.
+    Disarmed,
+    /// Writing the magic character failed; the timer runs on.
+    CloseFailed(DeviceError),
+}
+
+/// A reading of the feeder, for decisions, probes and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Report {
+    /// What it is doing.
+    pub state: FeederState,
+    /// The end of the permit it knows (boot-time clock).
+    pub feed_until: Duration,
+    /// When it last fed the device (boot-time clock, taken after the write).
+    pub last_feed: Option<Duration>,
+    /// The timeout in force.
+    pub timeout: Duration,
+    /// Feeds that failed since the start.
+    pub failures: u32,
+    /// When its thread last came round (boot-time clock).
+    pub last_turn: Duration,
+}
+
+struct Shared {
+    state: AtomicU8,
+    feed_until: AtomicU64,
+    last_feed: AtomicU64,
+    last_turn: AtomicU64,
+    timeout: AtomicU64,
+    failures: AtomicU32,
+}
+
+impl Shared {
+    fn state(&self) -> FeederState {
+        FeederState::of(self.state.load(Ordering::SeqCst))
+    }
+
+    fn set(&self, state: FeederState) {
+        self.state.store(state.code(), Ordering::SeqCst);
+    }
+
+    /// Moves from one state to another unless somebody was faster.
+    fn shift(&self, from: FeederState, to: FeederState) -> bool {
+        self.state
+            .compare_exchange(from.code(), to.code(), Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Holds the device and its thread. Dropping this does not end the thread: an armed device
+/// stays armed and starves when its permit ends.
+pub struct Feeder {
+    shared: Arc<Shared>,
+    thread: Thread,
+    join: JoinHandle<()>,
+}
+
+impl fmt::Debug for Feeder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.report().fmt(f)
+    }
+}
+
+impl Feeder {
+    /// Starts feeding `device`, whose timeout is `timeout`, until `feed_until`.
+    pub fn start(
+        device: Box<dyn WatchdogDevice>,
+        timeout: Duration,
+        feed_until: Duration,
+        clock: Arc<dyn BootClock>,
+        notify: Box<dyn Fn(Notice) + Send>,
+    ) -> io::Result<Self> {
+        let now = clock.boottime();
+        let shared = Arc::new(Shared {
+            state: AtomicU8::new(FeederState::Armed.code()),
+            feed_until: AtomicU64::new(nanos(feed_until)),
+            last_feed: AtomicU64::new(0),
+            last_turn: AtomicU64::new(nanos(now)),
+            timeout: AtomicU64::new(nanos(timeout)),
+            failures: AtomicU32::new(0),
+        });
+        let runner = Runner {
+            device: Some(device),
+            shared: Arc::clone(&shared),
+            clock,
+            notify,
+            schedule: Schedule::new(timeout, now),
+        };
+        let join = std::thread::Builder::new()
+            .name("watchdog".to_owned())
+            .stack_size(STACK)
+            .spawn(move || runner.run())?;
+        Ok(Self {
+            shared,
+            thread: join.thread().clone(),
+            join,
+        })
+    }
+
+    /// Sets the end of the permit, longer or shorter. Without effect once triggered or disarmed.
+    pub fn permit(&self, feed_until: Duration) {
+        self.shared
+            .feed_until
+            .store(nanos(feed_until), Ordering::SeqCst);
+        self.thread.unpark();
+    }
+
+    /// Stops feeding for ever. Returns false if the device is closed already.
+    pub fn trigger(&self) -> bool {
+        loop {
+            match self.shared.state() {
+                FeederState::Triggering | FeederState::Triggered => return true,
+                FeederState::Closing | FeederState::Disarmed => return false,
+                from @ (FeederState::Armed | FeederState::Disarming) => {
+                    if self.shared.shift(from, FeederState::Triggering) {
+                        self.thread.unpark();
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks for a magic close. Returns false, and does nothing, unless the feeder is armed.
+    pub fn disarm(&self) -> bool {
+        let accepted = self
+            .shared
+            .shift(FeederState::Armed, FeederState::Disarming);
+        self.thread.unpark();
+        accepted
+    }
+
+    /// The present reading.
+    pub fn report(&self) -> Report {
+        let time = |value: &AtomicU64| Duration::from_nanos(value.load(Ordering::SeqCst));
+        let last_feed = time(&self.shared.last_feed);
+        Report {
+            state: self.shared.state(),
+            feed_until: time(&self.shared.feed_until),
+            last_feed: (last_feed > Duration::ZERO).then_some(last_feed),
+            timeout: time(&self.shared.timeout),
+            failures: self.shared.failures.load(Ordering::SeqCst),
+            last_turn: time(&self.shared.last_turn),
+        }
+    }
+
+    /// Whether the thread has ended, which it does only after a disarm.
+    pub fn is_finished(&self) -> bool {
+        self.join.is_finished()
+    }
+}
+
+/// The feeder thread.
+struct Runner {
+    device: Option<Box<dyn WatchdogDevice>>,
+    shared: Arc<Shared>,
+    clock: Arc<dyn BootClock>,
+    notify: Box<dyn Fn(Notice) + Send>,
+    schedule: Schedule,
+}
+
+impl Runner {
+    fn run(mut self) {
+        if let Err(errno) = realtime::raise_priority() {
+            tracing::info!(%errno, "the watchdog feeder runs without real-time priority");
+        }
+        if let Err(errno) = realtime::lock_memory() {
+            tracing::info!(%errno, "the watchdog feeder's memory is not locked");
+        }
+        let mut starving = false;
+        loop {
+            let now = self.clock.boottime();
+            self.shared.last_turn.store(nanos(now), Ordering::SeqCst);
+            match self.shared.state() {
+                FeederState::Armed => {}
+                FeederState::Triggering => {
+                    self.finish_trigger(now);
+                    continue;
+                }
+                FeederState::Triggered => {
+                    // Holds the device open: a close would ping once more.
+                    std::thread::park_timeout(self.schedule.period());
+                    continue;
+                }
+                FeederState::Disarming => {
+                    if self
+                        .shared
+                        .shift(FeederState::Disarming, FeederState::Closing)
+                    {
+                        self.close();
+                        return;
+                    }
+                    continue;
+                }
+                FeederState::Closing | FeederState::Disarmed => return,
+            }
+            let until = Duration::from_nanos(self.shared.feed_until.load(Ordering::SeqCst));
+            let turn = self.schedule.turn(now, until);
+            let starves = matches!(turn, Turn::Starve);
+            if starves != starving {
+                starving = starves;
+                (self.notify)(if starves {
+                    Notice::Starving
+                } else {
+                    Notice::Resumed
+                });
+            }
+            match turn {
+                Turn::Feed => self.feed(),
+                Turn::Sleep(time) => std::thread::park_timeout(time),
+                Turn::Starve => std::thread::park_timeout(self.schedule.period()),
+            }
+        }
+    }
+
+    fn feed(&mut self) {
+        let Some(device) = self.device.as_mut() else {
+            return;
+        };
+        match device.feed() {
+            Ok(()) => {
+                let now = self.clock.boottime();
+                self.shared.last_feed.store(nanos(now), Ordering::SeqCst);
+                self.schedule.fed(now);
+            }
+            Err(error) => {
+                self.shared.failures.fetch_add(1, Ordering::SeqCst);
+                self.schedule.failed(self.clock.boottime());
+                (self.notify)(Notice::FeedFailed(error));
+            }
+        }
+    }
+
+    /// Shortens the timeout, which pings the device, if the permit still allows a ping; then
+    /// confirms that feeding is over.
+    fn finish_trigger(&mut self, now: Duration) {
+        let mut timeout = Duration::from_nanos(self.shared.timeout.load(Ordering::SeqCst));
+        let until = Duration::from_nanos(self.shared.feed_until.load(Ordering::SeqCst));
+        if let Some(device) = self.device.as_mut()
+            && device.info().takes_timeout()
+        {
+            let first = SHORTEST_TRIGGERED_TIMEOUT.as_secs();
+            let last = timeout
+                .as_secs()
+                .saturating_sub(1)
+                .min(LONGEST_TRIGGERED_TIMEOUT);
+            for seconds in first..=last {
+                if self.clock.boottime() >= until {
+                    break;
+                }
+                let answer = device.set_timeout(Duration::from_secs(seconds));
+                // Whatever the driver answered, it may have pinged.
+                self.shared
+                    .last_feed
+                    .store(nanos(self.clock.boottime()), Ordering::SeqCst);
+                match answer {
+                    Ok(taken) if taken >= SHORTEST_TRIGGERED_TIMEOUT => {
+                        timeout = taken;
+                        break;
+                    }
+                    Ok(_) | Err(_) => {}
+                }
+            }
+            // The truth is what the driver says now, above all after refused attempts.
+            match device.timeout() {
+                Ok(read) if read > Duration::ZERO => timeout = read,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.shared.timeout.store(nanos(timeout), Ordering::SeqCst);
+        self.shared.set(FeederState::Triggered);
+        let fed = Duration::from_nanos(self.shared.last_feed.load(Ordering::SeqCst));
+        // Never fed: the opening counts, which was before this thread began.
+        let last_feed = if fed > Duration::ZERO { fed } else { now };
+        (self.notify)(Notice::Triggered { timeout, last_feed });
+    }
+
+    fn close(mut self) {
+        let outcome = self
+            .device
+            .take()
+            .map_or(Ok(()), WatchdogDevice::magic_close);
+        self.shared.set(FeederState::Disarmed);
+        (self.notify)(match outcome {
+            Ok(()) => Notice::Disarmed,
+            Err(error) => Notice::CloseFailed(error),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

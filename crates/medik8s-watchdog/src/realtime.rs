@@ -1,0 +1,32 @@
+//! Priority and memory of the feeder thread. All of it is best effort: a node that refuses
+//! these still has a watchdog, only a less punctual feeder, so the answers are logged, not acted
+//! upon.
+
+use nix::errno::Errno;
+use nix::libc;
+
+/// Above every normal task, far below the kernel's own real-time threads.
+const PRIORITY: libc::c_int = 10;
+/// `MCL_ONFAULT` of linux/mman.h (4.4 and later): lock what is used, do not load what is not.
+const ONFAULT: libc::c_int = 4;
+
+/// Gives the calling thread a fixed real-time priority.
+pub(crate) fn raise_priority() -> Result<(), Errno> {
+    // SAFETY: sched_param is plain data for which all zeroes is valid.
+    let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
+    param.sched_priority = PRIORITY;
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: pid 0 names the calling thread and `param` is valid for the call.
+    let answer = unsafe { libc::sched_setscheduler(0, policy, &raw const param) };
+    Errno::result(answer).map(drop)
+}
+
+/// Keeps every page that is mapped now in memory once it has been used.
+///
+/// `MCL_FUTURE` is left out on purpose: without `CAP_IPC_LOCK` it makes later allocations of
+/// the process fail. The feeder maps nothing later.
+pub(crate) fn lock_memory() -> Result<(), Errno> {
+    // SAFETY: mlockall changes no memory contents.
+    let answer = unsafe { libc::mlockall(libc::MCL_CURRENT | ONFAULT) };
+    Errno::result(answer).map(drop)
+}
