@@ -1,0 +1,173 @@
+//! What the API server was asked, from its audit log.
+
+use std::{fs, path::Path};
+
+use jiff::Timestamp;
+use serde::Deserialize;
+
+/// One finished request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Who asked, such as `system:serviceaccount:NAMESPACE:NAME`.
+    pub user: String,
+    /// get, list, watch, create, update, patch, delete, deletecollection.
+    pub verb: String,
+    /// Plural name, with `/subresource` if any; empty for a path that is no resource.
+    pub resource: String,
+    /// Name of the object, if the request named one.
+    pub name: String,
+    /// Status code of the answer.
+    pub code: u16,
+    /// When it arrived.
+    pub at: Timestamp,
+}
+
+/// Which requests to count.
+#[derive(Debug, Clone, Copy)]
+pub struct Filter<'a> {
+    /// Only of this user.
+    pub user: Option<&'a str>,
+    /// Only with this verb.
+    pub verb: Option<&'a str>,
+    /// Only for this resource (with `/subresource`).
+    pub resource: Option<&'a str>,
+    /// From this instant on.
+    pub from: Timestamp,
+    /// Until before this instant.
+    pub until: Timestamp,
+}
+
+impl Filter<'_> {
+    /// Whether a request is to be counted.
+    pub fn matches(&self, request: &Request) -> bool {
+        self.user.is_none_or(|user| user == request.user)
+            && self.verb.is_none_or(|verb| verb == request.verb)
+            && self
+                .resource
+                .is_none_or(|resource| resource == request.resource)
+            && self.from <= request.at
+            && request.at < self.until
+    }
+}
+
+/// All requests in the log; a line that is being written right now is left out.
+pub fn read(log: &Path) -> anyhow::Result<Vec<Request>> {
+    Ok(parse(&fs::read_to_string(log)?))
+}
+
+/// How many requests of the log the filter lets through.
+pub fn count(requests: &[Request], filter: Filter<'_>) -> usize {
+    requests
+        .iter()
+        .filter(|request| filter.matches(request))
+        .count()
+}
+
+fn parse(text: &str) -> Vec<Request> {
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<Entry>(line).ok())
+        .map(Request::from)
+        .collect()
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry {
+    verb: String,
+    user: User,
+    #[serde(default)]
+    object_ref: ObjectRef,
+    #[serde(default)]
+    response_status: ResponseStatus,
+    request_received_timestamp: Timestamp,
+}
+
+#[derive(Deserialize)]
+struct User {
+    username: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ObjectRef {
+    resource: String,
+    subresource: String,
+    name: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ResponseStatus {
+    code: u16,
+}
+
+impl From<Entry> for Request {
+    fn from(entry: Entry) -> Self {
+        let mut resource = entry.object_ref.resource;
+        if !entry.object_ref.subresource.is_empty() {
+            resource = format!("{resource}/{}", entry.object_ref.subresource);
+        }
+        Self {
+            user: entry.user.username,
+            verb: entry.verb,
+            resource,
+            name: entry.object_ref.name,
+            code: entry.response_status.code,
+            at: entry.request_received_timestamp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"1","stage":"ResponseComplete","requestURI":"/api/v1/namespaces/n/pods/p/eviction","verb":"create","user":{"username":"system:serviceaccount:n:s","groups":["system:authenticated"]},"objectRef":{"resource":"pods","namespace":"n","name":"p","apiVersion":"v1","subresource":"eviction"},"responseStatus":{"metadata":{},"code":429},"requestReceivedTimestamp":"2026-01-01T00:00:05.000000Z","stageTimestamp":"2026-01-01T00:00:05.100000Z"}
+{"kind":"Event","verb":"get","user":{"username":"admin"},"requestURI":"/readyz","requestReceivedTimestamp":"2026-01-01T00:00:06.000000Z"}
+{"kind":"Event","verb":"ge"#;
+
+    #[test]
+    fn counts_by_user_verb_resource_and_time() {
+        let requests = parse(LOG);
+        assert_eq!(requests.len(), 2);
+        let all = Filter {
+            user: None,
+            verb: None,
+            resource: None,
+            from: "2026-01-01T00:00:05Z".parse().unwrap(),
+            until: "2026-01-01T00:00:06Z".parse().unwrap(),
+        };
+        assert_eq!(count(&requests, all), 1);
+        assert_eq!(
+            count(
+                &requests,
+                Filter {
+                    resource: Some("pods/eviction"),
+                    ..all
+                }
+            ),
+            1
+        );
+        assert_eq!(
+            count(
+                &requests,
+                Filter {
+                    resource: Some("pods"),
+                    ..all
+                }
+            ),
+            0
+        );
+        assert_eq!(
+            count(
+                &requests,
+                Filter {
+                    user: Some("admin"),
+                    ..all
+                }
+            ),
+            0
+        );
+        assert_eq!(requests[0].code, 429);
+    }
+}

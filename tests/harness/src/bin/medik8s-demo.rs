@@ -1,0 +1,2 @@
+//! The main story.
+fn main() {}

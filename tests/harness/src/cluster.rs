@@ -1,0 +1,298 @@
+//! One cluster: control plane, simulated machines, kubelets, and the files that belong to it.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::core::v1::{Node, ServiceAccount};
+use kube::{Api, Client, ResourceExt};
+use tempfile::TempDir;
+use tokio::{sync::broadcast, task::JoinHandle, time::sleep};
+
+use crate::{
+    control_plane::ControlPlane,
+    kubelet::{self, Images},
+    kwok,
+    machine::{Happening, Hardware, Machine, NodeSpec},
+    network::Fabric,
+    process::Process,
+    tools::Tools,
+};
+
+/// How a cluster is made.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Its nodes.
+    pub nodes: Vec<NodeSpec>,
+    /// Programs that stand for images.
+    pub images: Images,
+    /// What the machines are made of.
+    pub hardware: Hardware,
+    /// Where its files go; a temporary folder that is removed at the end when unset.
+    pub folder: Option<PathBuf>,
+}
+
+/// A running cluster. Dropping it ends every process; [`Cluster::stop`] does so in order.
+pub struct Cluster {
+    folder: PathBuf,
+    tools: Tools,
+    fabric: Arc<Fabric>,
+    plane: ControlPlane,
+    kwok: Process,
+    admin: Client,
+    machines: BTreeMap<String, Arc<Machine>>,
+    happenings: broadcast::Sender<Happening>,
+    kubelets: JoinHandle<()>,
+    started_in: Duration,
+    /// Removed when the cluster goes.
+    _temporary: Option<TempDir>,
+}
+
+impl Cluster {
+    /// Starts a cluster and returns when all its nodes are Ready.
+    pub async fn start(options: Options) -> anyhow::Result<Self> {
+        let begin = Instant::now();
+        let tools = Tools::ready()?;
+        let (folder, temporary) = match options.folder {
+            Some(folder) => {
+                fs::create_dir_all(&folder)?;
+                (folder, None)
+            }
+            None => {
+                // Short: the path of a Unix socket has 107 bytes.
+                let temporary = tempfile::Builder::new().prefix("medik8s-").tempdir()?;
+                (temporary.path().to_owned(), Some(temporary))
+            }
+        };
+        let fabric = Arc::new(Fabric::new().await?);
+        let plane = ControlPlane::start(&folder, &tools, &fabric).await?;
+        let kubeconfig = plane.kubeconfig_file("kwok")?;
+        let kwok = kwok::start(&folder, &tools, &fabric, &kubeconfig).await?;
+        let (happenings, _) = broadcast::channel(4096);
+        let kubelet = plane.client("kubelet").await?;
+        let mut machines = BTreeMap::new();
+        for (number, spec) in options.nodes.iter().enumerate() {
+            let machine = Machine::build(
+                spec,
+                u8::try_from(number)?,
+                &folder.join("nodes"),
+                options.hardware,
+                Arc::clone(&fabric),
+                kubelet.clone(),
+                happenings.clone(),
+            )?;
+            machine
+                .register(spec.control_plane)
+                .await
+                .with_context(|| format!("register {}", spec.name))?;
+            machines.insert(spec.name.clone(), machine);
+        }
+        for part in ["pods", "logs/pods"] {
+            fs::create_dir_all(folder.join(part))?;
+        }
+        let shared = Arc::new(kubelet::Shared {
+            client: kubelet,
+            fabric: Arc::clone(&fabric),
+            images: options.images,
+            server: plane.server().to_owned(),
+            ca_data: plane.ca_data(),
+            pods_folder: folder.join("pods"),
+            logs_folder: folder.join("logs/pods"),
+            writers_log: folder.join("writers.log"),
+        });
+        let kubelets = tokio::spawn(kubelet::run(shared, machines.clone()));
+        let admin = plane.client("admin").await?;
+        let mut cluster = Self {
+            folder,
+            tools,
+            fabric,
+            plane,
+            kwok,
+            admin,
+            machines,
+            happenings,
+            kubelets,
+            started_in: Duration::ZERO,
+            _temporary: temporary,
+        };
+        cluster.wait_until_usable().await?;
+        cluster.started_in = begin.elapsed();
+        Ok(cluster)
+    }
+
+    /// How long the start took.
+    pub const fn started_in(&self) -> Duration {
+        self.started_in
+    }
+
+    /// A client with all rights; for the scenario, never for an operator.
+    pub fn admin(&self) -> Client {
+        self.admin.clone()
+    }
+
+    /// A kubeconfig of the administrator, for use inside the harness' network.
+    pub fn kubeconfig(&self) -> anyhow::Result<PathBuf> {
+        self.plane.kubeconfig_file("admin")
+    }
+
+    /// A kubeconfig of the administrator that goes through a door in the machine's own network.
+    pub fn kubeconfig_outside(&self, door: SocketAddr) -> anyhow::Result<PathBuf> {
+        let file = self.folder.join("kubeconfig");
+        fs::write(
+            &file,
+            serde_json::to_vec_pretty(&self.plane.admin_config(&format!("https://{door}")))?,
+        )?;
+        Ok(file)
+    }
+
+    /// Where the API server listens inside the harness' network.
+    pub fn api_address(&self) -> SocketAddr {
+        SocketAddr::from((self.fabric.api(), 6443))
+    }
+
+    /// Runs kubectl as the administrator.
+    pub async fn kubectl<S: AsRef<str>>(&self, args: &[S]) -> anyhow::Result<String> {
+        let words: Vec<&str> = args.iter().map(AsRef::as_ref).collect();
+        let done = tokio::process::Command::new(self.tools.kubectl())
+            .args(&words)
+            .env("KUBECONFIG", self.kubeconfig()?)
+            .env("HOME", &self.folder)
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .context("run kubectl")?;
+        if !done.status.success() {
+            bail!(
+                "kubectl {}: {}",
+                words.join(" "),
+                String::from_utf8_lossy(&done.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+    }
+
+    /// Applies manifests as a user would: `kubectl apply --server-side`.
+    pub async fn apply(&self, file: &Path) -> anyhow::Result<()> {
+        let file = file.display().to_string();
+        self.kubectl(&["apply", "--server-side", "-f", &file])
+            .await?;
+        Ok(())
+    }
+
+    /// Folder with everything: logs, host roots, kubeconfigs.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The programs it runs.
+    pub const fn tools(&self) -> &Tools {
+        &self.tools
+    }
+
+    /// A machine by the name of its node.
+    pub fn machine(&self, node: &str) -> anyhow::Result<&Arc<Machine>> {
+        self.machines
+            .get(node)
+            .with_context(|| format!("there is no node {node}"))
+    }
+
+    /// All machines.
+    pub fn machines(&self) -> impl Iterator<Item = &Arc<Machine>> {
+        self.machines.values()
+    }
+
+    /// What happens on the machines from now on.
+    pub fn happenings(&self) -> broadcast::Receiver<Happening> {
+        self.happenings.subscribe()
+    }
+
+    /// What the writers wrote.
+    pub fn writers_log(&self) -> PathBuf {
+        self.folder.join("writers.log")
+    }
+
+    /// What the API server was asked.
+    pub fn audit_log(&self) -> PathBuf {
+        self.plane.audit_log()
+    }
+
+    /// Output of the container of a pod.
+    pub fn pod_log(&self, namespace: &str, pod: &str) -> PathBuf {
+        self.folder.join(format!("logs/pods/{namespace}_{pod}.log"))
+    }
+
+    /// Kills the process of a pod (`kill -9`); its kubelet restarts it. False when it does not run.
+    pub fn kill_container(&self, namespace: &str, pod: &str) -> bool {
+        let name = format!("{namespace}/{pod}");
+        self.machines.values().any(|machine| {
+            machine.with_pods(|pods| {
+                let found = pods.values().find(|run| run.name() == name);
+                found.inspect(|run| run.kill_container()).is_some()
+            })
+        })
+    }
+
+    /// Ends all processes.
+    pub async fn stop(self) {
+        self.kubelets.abort();
+        for machine in self.machines.values() {
+            machine.scrap().await;
+        }
+        self.kwok.kill().await;
+        self.plane.stop().await;
+    }
+
+    async fn wait_until_usable(&self) -> anyhow::Result<()> {
+        let nodes = Api::<Node>::all(self.admin());
+        let accounts = Api::<ServiceAccount>::default_namespaced(self.admin());
+        let limit = Instant::now() + Duration::from_secs(60);
+        loop {
+            let ready = nodes.list(&kube::api::ListParams::default()).await?;
+            let waiting: Vec<String> = ready
+                .iter()
+                .filter(|node| !is_ready(node))
+                .map(ResourceExt::name_any)
+                .collect();
+            if waiting.is_empty() && accounts.get_opt("default").await?.is_some() {
+                return Ok(());
+            }
+            if Instant::now() > limit {
+                bail!(
+                    "not Ready in 60 s: {waiting:?}; see {}",
+                    self.folder.join("logs").display()
+                );
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // The processes die with their handles; the task would otherwise hold some of them.
+        self.kubelets.abort();
+    }
+}
+
+/// Whether the node's Ready condition is True.
+pub fn is_ready(node: &Node) -> bool {
+    ready_status(node) == Some("True")
+}
+
+/// The status of the node's Ready condition.
+pub fn ready_status(node: &Node) -> Option<&str> {
+    node.status
+        .as_ref()?
+        .conditions
+        .as_ref()?
+        .iter()
+        .find(|condition| condition.type_ == "Ready")
+        .map(|condition| condition.status.as_str())
+}
