@@ -126,9 +126,8 @@ mod tests {
     }
 
     fn labelled(value: &str) -> Node {
-        node(
-            json!({"metadata": {"labels": {"remediation.medik8s.io/exclude-from-remediation": value}}}),
-        )
+        let labels = json!({"remediation.medik8s.io/exclude-from-remediation": value});
+        node(json!({"metadata": {"labels": labels}}))
     }
 
     #[test]

@@ -217,17 +217,15 @@ proptest! {
 
     #[test]
     fn parts_add_up(parts in prop::collection::vec((0u64..1_000_000, unit()), 1..5)) {
-        let mut text = String::new();
-        for (value, unit) in &parts {
-            text += &format!("{value}{unit}");
-        }
+        let text = parts.iter().map(|(value, unit)| format!("{value}{unit}")).collect::<Vec<_>>();
+        let text = text.concat();
         let nanos: u64 = parts.iter().map(|(value, unit)| value * unit_nanos(unit).unwrap()).sum();
         prop_assert_eq!(parse(&text).unwrap().as_nanos(), i128::from(nanos));
         prop_assert_eq!(parse(&format!("-{text}")).unwrap().as_nanos(), -i128::from(nanos));
     }
 
     #[test]
-    fn any_text_gives_a_value_or_an_error(text in "[-+]?([0-9.]{0,25}(ns|us|µs|ms|s|m|h|d)?){0,4}") {
+    fn any_text_gives_a_value_or_an_error(text in "[-+]?([0-9.]{0,25}(ns|us|µs|ms|s|h|d)?){0,4}") {
         if let Ok(duration) = parse(&text) {
             prop_assert_eq!(parse(&format(duration)), Ok(duration));
         }
