@@ -2,15 +2,21 @@
 //!
 //! The configured file comes first. If it does not exist, `softdog` is loaded and the youngest
 //! `/dev/watchdog*` is taken (the original's rule). If what was found is busy or useless, the
-//! other devices are tried, and softdog at the end.
+//! other devices are tried, and softdog at the end. The configured one is busy when it stays so for
+//! two seconds.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::device::{DeviceFile, WatchdogDevice};
+use crate::device::{DeviceError, DeviceFile, WatchdogDevice};
 use crate::host::Host;
+
+/// How often a busy configured device is tried again, and the pause between. A predecessor that is
+/// ending may have given up its lock but not yet this device.
+const BUSY_TRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the caller wants and allows.
 pub struct ArmRequest<'a> {
@@ -142,14 +148,23 @@ impl Search<'_> {
         if !self.seen.insert(path.to_path_buf()) {
             return Ok(None);
         }
-        if !self.permitted() {
-            return Err(std::mem::take(&mut self.report));
-        }
-        let device = match self.host.watchdogs().open(path) {
-            Ok(device) => device,
-            Err(error) => {
-                self.refuse(path, describe(&error));
-                return Ok(None);
+        let mut tries = if path == self.request.configured {
+            BUSY_TRIES
+        } else {
+            1
+        };
+        let device = loop {
+            if !self.permitted() {
+                return Err(std::mem::take(&mut self.report));
+            }
+            tries = tries.saturating_sub(1);
+            match self.host.watchdogs().open(path) {
+                Ok(device) => break device,
+                Err(DeviceError::Busy) if tries > 0 => std::thread::sleep(BUSY_PAUSE),
+                Err(error) => {
+                    self.refuse(path, describe(&error));
+                    return Ok(None);
+                }
             }
         };
         match self.prepare(device)? {

@@ -9,6 +9,9 @@
 //!               │ disarm                   ▲
 //!               ▼                          │ a trigger wins until the magic character is written
 //!           Disarmed ──────────────────────┘ (impossible once closed)
+//!
+//! Armed ──release──► Released: closed without the magic character, so that a successor can open
+//! the device. The timer goes on with one full timeout (the kernel's closing ping).
 //! ```
 //!
 //! # Guarantees
@@ -63,6 +66,10 @@ pub enum FeederState {
     Closing,
     /// The device is closed; with a driver that honours the magic character its timer stands.
     Disarmed,
+    /// Told to hand the device over, not yet confirmed by the feeder thread.
+    Releasing,
+    /// The device is closed and its timer runs.
+    Released,
 }
 
 impl FeederState {
@@ -74,6 +81,8 @@ impl FeederState {
             Self::Disarming => 3,
             Self::Closing => 4,
             Self::Disarmed => 5,
+            Self::Releasing => 6,
+            Self::Released => 7,
         }
     }
 
@@ -84,6 +93,8 @@ impl FeederState {
             3 => Self::Disarming,
             4 => Self::Closing,
             5 => Self::Disarmed,
+            6 => Self::Releasing,
+            7 => Self::Released,
             // Unknown cannot occur; the state in which nothing is fed is the safe reading.
             _ => Self::Triggering,
         }
@@ -110,6 +121,8 @@ pub enum Notice {
     Disarmed,
     /// Writing the magic character failed; the timer runs on.
     CloseFailed(DeviceError),
+    /// The device was closed without the magic character; the timer runs on.
+    Released,
 }
 
 /// A reading of the feeder, for decisions, probes and metrics.
@@ -222,7 +235,10 @@ impl Feeder {
         loop {
             match self.shared.state() {
                 FeederState::Triggering | FeederState::Triggered => return true,
-                FeederState::Closing | FeederState::Disarmed => return false,
+                FeederState::Closing
+                | FeederState::Disarmed
+                | FeederState::Releasing
+                | FeederState::Released => return false,
                 from @ (FeederState::Armed | FeederState::Disarming) => {
                     if self.shared.shift(from, FeederState::Triggering) {
                         self.thread.unpark();
@@ -242,6 +258,16 @@ impl Feeder {
         accepted
     }
 
+    /// Hands the device over to a successor: closes it without the magic character, once more
+    /// with a full timeout. Returns false, and does nothing, unless the feeder is armed.
+    pub fn release(&self) -> bool {
+        let accepted = self
+            .shared
+            .shift(FeederState::Armed, FeederState::Releasing);
+        self.thread.unpark();
+        accepted
+    }
+
     /// The present reading.
     pub fn report(&self) -> Report {
         let time = |value: &AtomicU64| Duration::from_nanos(value.load(Ordering::SeqCst));
@@ -256,7 +282,7 @@ impl Feeder {
         }
     }
 
-    /// Whether the thread has ended, which it does only after a disarm.
+    /// Whether the thread has ended, which it does only after a disarm or a release.
     pub fn is_finished(&self) -> bool {
         self.join.is_finished()
     }
@@ -304,7 +330,13 @@ impl Runner {
                     }
                     continue;
                 }
-                FeederState::Closing | FeederState::Disarmed => return,
+                FeederState::Releasing => {
+                    drop(self.device.take());
+                    self.shared.set(FeederState::Released);
+                    (self.notify)(Notice::Released);
+                    return;
+                }
+                FeederState::Closing | FeederState::Disarmed | FeederState::Released => return,
             }
             let until = Duration::from_nanos(self.shared.feed_until.load(Ordering::SeqCst));
             let turn = self.schedule.turn(now, until);

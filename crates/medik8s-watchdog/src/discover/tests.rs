@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -12,7 +13,8 @@ use crate::device::{DeviceError, Info, OPTION_MAGIC_CLOSE, OPTION_SET_TIMEOUT, W
 #[derive(Clone)]
 struct Script {
     age: u64,
-    busy: bool,
+    /// Opens that are refused before one succeeds.
+    busy: u32,
     options: u32,
     timeout: u64,
     refuses_timeout: bool,
@@ -20,7 +22,7 @@ struct Script {
 
 const GOOD: Script = Script {
     age: 0,
-    busy: false,
+    busy: 0,
     options: OPTION_MAGIC_CLOSE | OPTION_SET_TIMEOUT,
     timeout: 60,
     refuses_timeout: false,
@@ -34,6 +36,7 @@ fn push(log: &Log, line: String) {
 
 struct Fakes {
     scripts: BTreeMap<PathBuf, Script>,
+    tries: AtomicU32,
     log: Log,
 }
 
@@ -58,7 +61,8 @@ impl WatchdogHost for Fakes {
             .get(path)
             .cloned()
             .ok_or(DeviceError::Missing)?;
-        if script.busy {
+        let tried = self.tries.fetch_add(1, Ordering::SeqCst);
+        if tried < script.busy {
             return Err(DeviceError::Busy);
         }
         push(&self.log, format!("open {}", path.display()));
@@ -127,6 +131,7 @@ fn host(scripts: &[(&str, Script)]) -> (Host, Log) {
         .collect();
     let fakes = Fakes {
         scripts,
+        tries: AtomicU32::new(0),
         log: Arc::clone(&log),
     };
     (Host::with_watchdogs("/nonexistent", Box::new(fakes)), log)
@@ -183,7 +188,10 @@ fn of_equally_old_devices_the_last_name_is_taken() {
 
 #[test]
 fn a_busy_device_leads_to_another_one() {
-    let busy = Script { busy: true, ..GOOD };
+    let busy = Script {
+        busy: u32::MAX,
+        ..GOOD
+    };
     let (host, _) = host(&[("/dev/watchdog", busy.clone()), ("/dev/watchdog1", GOOD)]);
     assert_eq!(
         path_of(&arm(&host, &request(None)).unwrap()),
@@ -198,6 +206,16 @@ fn a_busy_device_leads_to_another_one() {
             .all(|(_, reason)| reason.contains("held by another process"))
     );
     assert!(none.softdog.is_some(), "softdog is the last resort");
+}
+
+#[test]
+fn a_device_that_is_just_being_closed_is_waited_for() {
+    let soon = Script { busy: 3, ..GOOD };
+    let (host, _) = host(&[("/dev/watchdog", soon), ("/dev/watchdog1", GOOD)]);
+    assert_eq!(
+        path_of(&arm(&host, &request(None)).unwrap()),
+        "/dev/watchdog"
+    );
 }
 
 #[test]

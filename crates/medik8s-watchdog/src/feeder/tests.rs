@@ -337,6 +337,30 @@ fn disarm_closes_with_the_magic_character_and_ends_the_thread() {
 }
 
 #[test]
+fn a_release_closes_without_the_magic_character() {
+    let bench = Bench::start(1_000, |_| {});
+    bench.await_that("first feed", |b| b.feeds() == 1);
+    assert!(bench.feeder.release());
+    assert!(matches!(bench.notice(), Notice::Released));
+    bench.await_that("ended", |b| b.feeder.is_finished());
+    assert_eq!(*bench.log.lock().unwrap(), [Did::Fed, Did::Dropped]);
+    assert!(
+        !bench.feeder.trigger() && !bench.feeder.disarm(),
+        "it is somebody else's now"
+    );
+}
+
+#[test]
+fn a_triggered_device_is_not_released() {
+    let bench = Bench::start(1_000, |_| {});
+    bench.feeder.trigger();
+    assert!(!bench.feeder.release());
+    assert!(matches!(bench.notice(), Notice::Triggered { .. }));
+    bench.settle();
+    assert!(!bench.log.lock().unwrap().contains(&Did::Dropped));
+}
+
+#[test]
 fn failed_feeds_are_counted_reported_and_tried_again() {
     let bench = Bench::start(1_000, |device| device.broken = true);
     assert!(matches!(bench.notice(), Notice::FeedFailed(_)));
