@@ -16,15 +16,18 @@
 
 pub mod backoff;
 pub mod conditions;
+pub mod etcd;
 pub mod go_duration;
 pub mod int_or_percent;
 pub mod leader;
 pub mod lease;
 pub mod node;
 pub mod node_edit;
+pub mod remediation;
 pub mod roles;
 pub mod scheduling;
 pub mod selector;
 pub mod taints;
 pub mod time;
 pub mod version;
+pub mod workload;
