@@ -6,6 +6,9 @@
 //! the original refuses it), does not require `spec` where the original does not, gives `listKind`,
 //! and describes the fields that every object has.
 
+pub mod additions;
+pub mod surface;
+
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
@@ -111,6 +114,9 @@ fn text(description: &str) -> JSONSchemaProps {
 /// Brings one schema node and all below it into the form that the original CRDs have.
 fn tidy(schema: &mut JSONSchemaProps) {
     schema.nullable = None;
+    if let Some(values) = &mut schema.enum_ {
+        values.retain(|value| !value.0.is_null());
+    }
     if let Some(description) = &mut schema.description {
         *description = one_line_per_paragraph(description);
     }

@@ -18,6 +18,11 @@
 //! `T::crd()` of the derived kinds is a raw form. Use [`crd::all`], which finishes it (no stray
 //! `nullable`, `listKind`, descriptions of `apiVersion`, `kind` and `metadata`).
 
+#![expect(
+    clippy::duplicated_attributes,
+    reason = "each printer column of a kind names its own type and priority"
+)]
+
 pub mod crd;
 pub mod customized_user_remediation;
 pub mod fence_agents_remediation;
