@@ -60,17 +60,16 @@ impl Cluster {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let begin = Instant::now();
         let tools = Tools::ready()?;
-        let (folder, temporary) = match options.folder {
-            Some(folder) => {
-                fs::create_dir_all(&folder)?;
-                (folder, None)
-            }
-            None => {
-                // Short: the path of a Unix socket has 107 bytes.
-                let temporary = tempfile::Builder::new().prefix("medik8s-").tempdir()?;
-                (temporary.path().to_owned(), Some(temporary))
-            }
+        // Short: the path of a Unix socket has 107 bytes.
+        let temporary = match options.folder {
+            Some(_) => None,
+            None => Some(tempfile::Builder::new().prefix("medik8s-").tempdir()?),
         };
+        let folder = options
+            .folder
+            .or_else(|| temporary.as_ref().map(|folder| folder.path().to_owned()))
+            .context("no folder")?;
+        fs::create_dir_all(&folder)?;
         let fabric = Arc::new(Fabric::new().await?);
         let plane = ControlPlane::start(&folder, &tools, &fabric).await?;
         let kubeconfig = plane.kubeconfig_file("kwok")?;
@@ -186,6 +185,15 @@ impl Cluster {
         Ok(())
     }
 
+    /// Applies a manifest given as text.
+    pub async fn apply_text(&self, manifest: &str) -> anyhow::Result<()> {
+        let file = tempfile::Builder::new()
+            .suffix(".yaml")
+            .tempfile_in(&self.folder)?;
+        fs::write(file.path(), manifest)?;
+        self.apply(file.path()).await
+    }
+
     /// Folder with everything: logs, host roots, kubeconfigs.
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -252,7 +260,7 @@ impl Cluster {
     async fn wait_until_usable(&self) -> anyhow::Result<()> {
         let nodes = Api::<Node>::all(self.admin());
         let accounts = Api::<ServiceAccount>::default_namespaced(self.admin());
-        let limit = Instant::now() + Duration::from_secs(60);
+        let limit = Instant::now() + Duration::from_mins(1);
         loop {
             let ready = nodes.list(&kube::api::ListParams::default()).await?;
             let waiting: Vec<String> = ready

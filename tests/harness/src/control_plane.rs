@@ -238,7 +238,7 @@ impl ControlPlane {
 
     async fn wait_until_ready(&self) -> anyhow::Result<()> {
         let client = self.client("admin").await?;
-        let limit = Instant::now() + Duration::from_secs(60);
+        let limit = Instant::now() + Duration::from_mins(1);
         loop {
             let request = http_get("/readyz")?;
             if client.request_text(request).await.is_ok() {
@@ -274,11 +274,9 @@ fn token_of(user: &str) -> String {
 }
 
 fn users_file() -> String {
-    let mut lines = String::new();
-    for (user, group) in USERS {
-        lines.push_str(&format!("{},{user},{user},{group}\n", token_of(user)));
-    }
-    lines
+    USERS
+        .map(|(user, group)| format!("{},{user},{user},{group}\n", token_of(user)))
+        .concat()
 }
 
 const AUDIT_POLICY: &str = "\

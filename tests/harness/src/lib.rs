@@ -27,13 +27,16 @@
 pub mod audit;
 pub mod child;
 pub mod cluster;
+pub mod images;
 pub mod kubelet;
 pub mod kwok;
 pub mod machine;
 pub mod network;
 pub mod process;
 pub mod relay;
+pub mod standing;
 pub mod tools;
+pub mod wait;
 pub mod watchdog;
 pub mod writers;
 
@@ -56,6 +59,11 @@ where
             .build()?;
         runtime.block_on(scenario())
     });
+    finish(done)
+}
+
+/// The exit code of a program, with its error said.
+pub fn finish(done: anyhow::Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

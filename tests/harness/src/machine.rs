@@ -122,7 +122,7 @@ pub struct Hardware {
 impl Default for Hardware {
     fn default() -> Self {
         Self {
-            watchdog_timeout: Duration::from_secs(60),
+            watchdog_timeout: Duration::from_mins(1),
             boot_time: Duration::from_secs(8),
         }
     }

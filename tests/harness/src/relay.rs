@@ -66,6 +66,10 @@ impl Door {
     }
 
     /// The inner half: runs until it is dropped.
+    #[expect(
+        clippy::infinite_loop,
+        reason = "a server; its task is dropped with the cluster"
+    )]
     pub async fn serve(&self, target: SocketAddr) -> anyhow::Result<()> {
         let listener = UnixListener::bind(&self.socket)?;
         loop {

@@ -33,7 +33,7 @@ impl Tools {
         let go = go()?;
         let version = kubernetes_version(&source)?;
         let key = key(&source, &go, &version)?;
-        let cache = cache()?;
+        let cache = cache_folder()?.join("cluster");
         let tools = Self {
             folder: cache.join(&key),
             version,
@@ -149,14 +149,15 @@ fn go() -> anyhow::Result<PathBuf> {
     )
 }
 
-fn cache() -> anyhow::Result<PathBuf> {
+/// Folder of what this project keeps outside the clone.
+pub(crate) fn cache_folder() -> anyhow::Result<PathBuf> {
     let base = match std::env::var_os("XDG_CACHE_HOME").filter(|folder| !folder.is_empty()) {
         Some(folder) => PathBuf::from(folder),
         None => std::env::home_dir()
             .context("neither XDG_CACHE_HOME nor HOME is set")?
             .join(".cache"),
     };
-    Ok(base.join("medik8s").join("cluster"))
+    Ok(base.join("medik8s"))
 }
 
 /// One home for the version: the module file.
@@ -226,7 +227,8 @@ fn key(source: &Path, go: &Path, version: &str) -> anyhow::Result<String> {
         .finalize()
         .iter()
         .map(|byte| format!("{byte:02x}"))
-        .collect())
+        .collect::<Vec<_>>()
+        .concat())
 }
 
 #[expect(

@@ -1,166 +1,141 @@
-//! The harness by itself: nodes live, die and come back, pods run, webhooks are reached through their
-//! Services, cuts cut and nothing is left behind.
+//! The harness by itself: two clusters at once, nodes that die and come back, and the writers' judge.
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+#![expect(
+    clippy::print_stdout,
+    reason = "a test without the standard runner reports by itself"
+)]
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{
-    Api,
-    api::{Patch, PatchParams},
-};
+use kube::Api;
 use medik8s_harness::{
     Cluster, Options, child, cluster,
     machine::{Cause, NodeSpec},
     network::Cut,
-    writers,
+    wait, writers,
 };
-use serde_json::json;
-use tokio::time::sleep;
 
 fn main() -> ExitCode {
     if let Some(code) = child::dispatch() {
         return code;
     }
-    medik8s_harness::run(|| async {
-        two_clusters_at_once().await?;
+    medik8s_harness::run(async || {
+        let nodes = ["n1", "n2", "n3"].map(NodeSpec::worker).to_vec();
+        let options = Options {
+            nodes,
+            ..Options::default()
+        };
+        let first = Cluster::start(options.clone()).await?;
+        let second = Cluster::start(options).await?;
+        println!(
+            "two clusters: {:.1?}, {:.1?}",
+            first.started_in(),
+            second.started_in()
+        );
+        let version = first.admin().apiserver_version().await?.git_version;
+        ensure!(
+            version == first.tools().version(),
+            "the server says it is {version}"
+        );
+        judge_sees_an_overlap(&first).await?;
+        second.stop().await;
+        first.stop().await;
         Ok(())
     })
 }
 
-async fn two_clusters_at_once() -> anyhow::Result<()> {
-    let nodes = ["n1", "n2", "n3"].map(NodeSpec::worker).to_vec();
-    let options = Options {
-        nodes,
-        ..Options::default()
-    };
-    let first = Cluster::start(options.clone()).await?;
-    say(&format!(
-        "first cluster started in {:.1} s",
-        first.started_in().as_secs_f64()
-    ));
-    let second = Cluster::start(options).await?;
-    say(&format!(
-        "second cluster started in {:.1} s",
-        second.started_in().as_secs_f64()
-    ));
-    let version = first.admin().apiserver_version().await?;
-    ensure!(
-        version.git_version == first.tools().version(),
-        "stamped version {}",
-        version.git_version
-    );
-
-    writer_moves_only_by_reset(&first).await?;
-    second.stop().await;
-    first.stop().await;
-    Ok(())
-}
-
-async fn writer_moves_only_by_reset(cluster: &Cluster) -> anyhow::Result<()> {
-    let set = json!({
-        "apiVersion": "apps/v1", "kind": "StatefulSet",
-        "metadata": {"name": "writer", "namespace": "default"},
-        "spec": {
-            "serviceName": "writer", "replicas": 1,
-            "selector": {"matchLabels": {"app": "writer"}},
-            "template": {
-                "metadata": {"labels": {"app": "writer", "harness.medik8s.io/writer": ""}},
-                "spec": {"terminationGracePeriodSeconds": 5, "containers": [{"name": "c", "image": "none"}]},
-            },
-        },
-    });
-    let sets: Api<k8s_openapi::api::apps::v1::StatefulSet> =
-        Api::default_namespaced(cluster.admin());
-    sets.patch(
-        "writer",
-        &PatchParams::apply("test").force(),
-        &Patch::Apply(set),
-    )
-    .await?;
+/// A pod deleted by force while its node is only cut off runs twice: the judge must see that, and the
+/// first copy must end with the reset of its node and not before.
+async fn judge_sees_an_overlap(cluster: &Cluster) -> anyhow::Result<()> {
+    cluster.apply_text(WRITER).await?;
     let pods: Api<Pod> = Api::default_namespaced(cluster.admin());
-    let home = wait_for("the writer's pod", Duration::from_secs(20), async || {
-        let Some(pod) = pods.get_opt("writer-0").await? else {
-            return Ok(None);
-        };
-        let running = pod.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
-        Ok(running
-            .then(|| pod.spec.and_then(|spec| spec.node_name))
-            .flatten())
+    let nodes: Api<Node> = Api::all(cluster.admin());
+    let home = wait::until("the writer's pod", Duration::from_secs(20), async || {
+        let pod = pods.get("writer-0").await?;
+        let running = pod.status.and_then(|status| status.phase).as_deref() == Some("Running");
+        Ok(pod.spec.and_then(|spec| spec.node_name).filter(|_| running))
     })
     .await?;
-    sleep(Duration::from_secs(1)).await;
     let machine = cluster.machine(&home)?;
-    let nodes: Api<Node> = Api::all(cluster.admin());
-    let boot = nodes
-        .get(&home)
-        .await?
-        .status
-        .and_then(|s| s.node_info)
-        .context("info")?
-        .boot_id;
-    ensure!(boot == machine.boot_id(), "boot ID");
+    let boot = boot_id(&nodes.get(&home).await?).context("no boot ID")?;
+    ensure!(
+        boot == machine.boot_id(),
+        "the node reports another boot ID than its machine has"
+    );
+    let lives = async |count: usize| {
+        wait::until(
+            &format!("{count} writers"),
+            Duration::from_secs(20),
+            async || {
+                let lives = writers::lives(&writers::read(&cluster.writers_log())?);
+                Ok((lives.len() == count).then_some(lives))
+            },
+        )
+        .await
+    };
+    lives(1).await?;
 
     machine.cut(Cut::Everything).await?;
-    let cut = Instant::now();
-    wait_for("Ready Unknown", Duration::from_secs(28), async || {
-        let node = nodes.get(&home).await?;
-        Ok((cluster::ready_status(&node) == Some("Unknown")).then_some(()))
+    wait::until("Ready=Unknown", Duration::from_secs(28), async || {
+        Ok((cluster::ready_status(&nodes.get(&home).await?) == Some("Unknown")).then_some(()))
     })
     .await?;
-    say(&format!(
-        "Ready=Unknown {:.1} s after the cut",
-        cut.elapsed().as_secs_f64()
-    ));
+    cluster
+        .kubectl(&["delete", "pod", "writer-0", "--force", "--grace-period=0"])
+        .await?;
+    lives(2).await?;
+    wait::until("the overlap", Duration::from_secs(2), async || {
+        let overlaps = writers::overlaps(&writers::read(&cluster.writers_log())?);
+        Ok((overlaps.len() == 1).then_some(()))
+    })
+    .await?;
 
-    // The object goes by force: the process stays, and a second one elsewhere is an overlap.
-    pods.delete(
-        "writer-0",
-        &kube::api::DeleteParams::default().grace_period(0),
+    machine.reset(Cause::Scenario).await?;
+    let last = lives(2)
+        .await?
+        .iter()
+        .find(|life| life.node == home)
+        .map(|life| life.last);
+    machine.mend().await?;
+    wait::until(
+        "the node back with a new boot ID",
+        Duration::from_secs(20),
+        async || {
+            let node = nodes.get(&home).await?;
+            Ok(
+                (cluster::is_ready(&node) && boot_id(&node).is_some_and(|new| new != boot))
+                    .then_some(()),
+            )
+        },
     )
     .await?;
-    wait_for("an overlap", Duration::from_secs(20), async || {
-        Ok((!writers::overlaps(&writers::read(&cluster.writers_log())?).is_empty()).then_some(()))
-    })
-    .await?;
-    machine.reset(Cause::Scenario).await?;
-    let lines = writers::read(&cluster.writers_log())?.len();
-    machine.mend().await?;
-    wait_for("the node back", Duration::from_secs(20), async || {
-        let node = nodes.get(&home).await?;
-        let new = node
-            .status
-            .as_ref()
-            .and_then(|s| s.node_info.as_ref())
-            .is_some_and(|i| i.boot_id != boot);
-        Ok((cluster::is_ready(&node) && new).then_some(()))
-    })
-    .await?;
-    say(&format!(
-        "{lines} lines, {} lives",
-        writers::lives(&writers::read(&cluster.writers_log())?).len()
-    ));
+    let still = lives(2)
+        .await?
+        .iter()
+        .find(|life| life.node == home)
+        .map(|life| life.last);
+    ensure!(
+        last == still,
+        "the first writer outlived the reset of its node"
+    );
     Ok(())
 }
 
-async fn wait_for<T>(
-    what: &str,
-    limit: Duration,
-    mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
-) -> anyhow::Result<T> {
-    let end = Instant::now() + limit;
-    loop {
-        if let Some(found) = look().await? {
-            return Ok(found);
-        }
-        ensure!(Instant::now() < end, "waited {limit:?} for {what}");
-        sleep(Duration::from_millis(200)).await;
-    }
+fn boot_id(node: &Node) -> Option<String> {
+    Some(node.status.as_ref()?.node_info.as_ref()?.boot_id.clone())
 }
 
-fn say(text: &str) {
-    println!("{text}");
-}
+const WRITER: &str = "\
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: writer, namespace: default}
+spec:
+  serviceName: writer
+  replicas: 1
+  selector: {matchLabels: {app: writer}}
+  template:
+    metadata: {labels: {app: writer, harness.medik8s.io/writer: ''}}
+    spec:
+      containers: [{name: writer, image: none}]
+";

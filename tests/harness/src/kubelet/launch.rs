@@ -163,7 +163,7 @@ fn expand(text: &str, env: &BTreeMap<String, String>) -> String {
         {
             match env.get(name) {
                 Some(value) => out.push_str(value),
-                None => out.push_str(&format!("$({name})")),
+                None => out.extend(["$(", name, ")"]),
             }
             rest = after;
         } else {
