@@ -1,1 +1,4 @@
-//! (module docs)
+//! Keeps nodes in maintenance: cordoned, tainted and drained while a NodeMaintenance exists.
+
+pub mod drain;
+pub mod error;

@@ -1,0 +1,541 @@
+//! The drain of one node as a state machine without I/O.
+//!
+//! ```text
+//!              DaemonSet asked        Begin, a free slot          201
+//!  Unclassified ------------> Due ------------------> Posting ---------> Accepted
+//!       |  ^                   ^                        |  |                |
+//!       v  | next round        |  retry time, or        |  | 4xx, 5xx       | deletionTimestamp
+//!   Undecided                  |  the budget opened     |  v                v
+//!                              +------- Blocked <-------+ Refused        Leaving ----> (object gone)
+//!                              +------------------------------ next round   |
+//!                                                                           v skip-wait, opt-in
+//!   Stays: DaemonSet, mirror, not selected                                LetGo
+//! ```
+//!
+//! A pod leaves the machine only when the LIST or WATCH says that this incarnation is gone. What an
+//! eviction answers decides about the next request, never about completion.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use medik8s_core::{
+    selector::{self, Selector},
+    time::{after, elapsed},
+};
+
+use super::{
+    answer::Answer,
+    budget::Budget,
+    filter::{DaemonSet, classify},
+    pod::{Key, PodFacts, Termination, Uid},
+};
+
+mod duty;
+mod report;
+
+#[cfg(test)]
+mod tests;
+
+use duty::{Block, Blocker, Duty, Entry, next_duty};
+pub use report::{BlockedPod, Report};
+
+/// How long one round lasts before its summary becomes the maintenance's last error.
+pub const ROUND: Duration = Duration::from_secs(30);
+
+/// The pause after a round before what failed in it is tried again.
+pub const PAUSE: Duration = Duration::from_secs(5);
+
+/// How long the answer about a DaemonSet is trusted.
+const DAEMON_SET_TRUST: Duration = Duration::from_mins(5);
+
+/// How many evictions may be under way at the same time.
+pub const LIMIT: usize = 50;
+
+/// What the user and the process say about a drain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Grace period for every pod instead of its own (`spec.drain.gracePeriodSeconds`).
+    pub grace_seconds: Option<u32>,
+    /// Only these pods are evicted (`spec.drain.podSelector`).
+    pub selector: Option<Selector>,
+    /// Pods that should have ended this long ago are not waited for
+    /// (`spec.drain.skipWaitForDeleteTimeoutSeconds`).
+    pub skip_wait: Option<Duration>,
+    /// The pod this operator runs in: evicted last.
+    pub own_pod: Option<Key>,
+    /// How many evictions may be under way at the same time.
+    pub limit: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            grace_seconds: None,
+            selector: None,
+            skip_wait: None,
+            own_pod: None,
+            limit: LIMIT,
+        }
+    }
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A complete list of the pods bound to the node.
+    Listed(Vec<PodFacts>),
+    /// The watch showed a pod.
+    Applied(PodFacts),
+    /// The watch showed that a pod is gone.
+    Deleted(Key, Uid),
+    /// A DaemonSet was looked for.
+    FoundDaemonSet(Key, DaemonSet),
+    /// An eviction was answered.
+    Answered(Key, Uid, Answer),
+    /// The budgets of a namespace, all of them.
+    Budgets(String, Vec<Budget>),
+    /// The budgets of a namespace are not known (any more).
+    BudgetsUnknown(String),
+    /// Evicting is allowed from now on.
+    Begin,
+    /// Evicting is forbidden from now on, for good.
+    Cancel,
+    /// Time has passed.
+    Tick,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Ask for this eviction. Exactly one [`Event::Answered`] must follow.
+    Evict(Eviction),
+    /// Look for this DaemonSet. One [`Event::FoundDaemonSet`] must follow.
+    FindDaemonSet(Key),
+    /// Watch the budgets of this namespace.
+    WatchBudgets(String),
+    /// Stop watching them.
+    ForgetBudgets(String),
+    /// List the pods again: the watch alone cannot tell what is true.
+    Relist,
+}
+
+/// One eviction to ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eviction {
+    /// The pod.
+    pub key: Key,
+    /// The incarnation that was listed: the precondition of the request.
+    pub uid: Uid,
+    /// Grace period if the user ordered one; else the pod's own counts.
+    pub grace_seconds: Option<u32>,
+}
+
+/// The current round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    NotBegun,
+    Until(Timestamp),
+    PausedUntil(Timestamp),
+    Cancelled,
+}
+
+/// An answer about a DaemonSet and when it was asked for; `None` while the question is open.
+#[derive(Debug, Clone, PartialEq)]
+struct Memo {
+    asked: Timestamp,
+    is_open: bool,
+}
+
+/// The drain of one node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Machine {
+    options: Options,
+    pods: BTreeMap<Key, Entry>,
+    /// Evictions without an answer yet, also of pods that are gone meanwhile.
+    posting: BTreeSet<Uid>,
+    daemon_sets: BTreeMap<Key, DaemonSet>,
+    memos: BTreeMap<Key, Memo>,
+    /// Budgets of the namespaces that are watched; `None` until they are known.
+    budgets: BTreeMap<String, Option<Vec<Budget>>>,
+    is_listed: bool,
+    relist: Relist,
+    round: Round,
+    rounds: u32,
+    /// What was unfinished when the latest round ended.
+    summary: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Relist {
+    No,
+    Wanted,
+    Ordered,
+}
+
+impl Machine {
+    /// A drain that knows no pods and must not evict yet.
+    pub const fn new(options: Options) -> Self {
+        Self {
+            options,
+            pods: BTreeMap::new(),
+            posting: BTreeSet::new(),
+            daemon_sets: BTreeMap::new(),
+            memos: BTreeMap::new(),
+            budgets: BTreeMap::new(),
+            is_listed: false,
+            relist: Relist::No,
+            round: Round::NotBegun,
+            rounds: 0,
+            summary: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened and says what to do now.
+    pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Command> {
+        match event {
+            Event::Listed(pods) => self.on_list(pods),
+            Event::Applied(pod) => self.on_pod(pod),
+            Event::Deleted(key, uid) => {
+                if self
+                    .pods
+                    .get(&key)
+                    .is_some_and(|entry| entry.pod.uid == uid)
+                {
+                    self.pods.remove(&key);
+                }
+            }
+            Event::FoundDaemonSet(key, found) => self.on_daemon_set(&key, found),
+            Event::Answered(key, uid, answer) => self.on_answer(&key, &uid, answer, now),
+            Event::Budgets(namespace, budgets) => self.on_budgets(&namespace, budgets, now),
+            Event::BudgetsUnknown(namespace) => {
+                if let Some(known) = self.budgets.get_mut(&namespace) {
+                    *known = None;
+                }
+            }
+            Event::Begin => {
+                if self.round == Round::NotBegun {
+                    self.round = Round::Until(after(now, ROUND));
+                }
+            }
+            Event::Cancel => self.round = Round::Cancelled,
+            Event::Tick => {}
+        }
+        self.settle(now)
+    }
+
+    /// When [`Event::Tick`] is due at the latest; `None` if only events matter.
+    pub fn wake_at(&self) -> Option<Timestamp> {
+        let round = match self.round {
+            Round::Until(end) => (!self.is_complete()).then_some(end),
+            Round::PausedUntil(end) => Some(end),
+            Round::NotBegun => None,
+            Round::Cancelled => return None,
+        };
+        let pods = self.pods.values().filter_map(|entry| match &entry.duty {
+            Duty::Blocked(block) => Some(block.retry_at),
+            Duty::Leaving(termination) => self.let_go_at(*termination),
+            Duty::Stays(_)
+            | Duty::Unclassified
+            | Duty::Undecided { .. }
+            | Duty::Due(_)
+            | Duty::Posting(_)
+            | Duty::Accepted
+            | Duty::LetGo
+            | Duty::Refused { .. } => None,
+        });
+        pods.chain(round).min()
+    }
+
+    /// Whether every pod that has to go is gone, as far as the API server says.
+    pub fn is_complete(&self) -> bool {
+        self.is_listed
+            && self.relist == Relist::No
+            && self.posting.is_empty()
+            && self.pods.values().all(Entry::is_settled)
+    }
+
+    fn let_go_at(&self, termination: Termination) -> Option<Timestamp> {
+        self.options
+            .skip_wait
+            .map(|wait| after(termination.deadline, wait))
+    }
+
+    fn on_list(&mut self, pods: Vec<PodFacts>) {
+        self.is_listed = true;
+        self.relist = Relist::No;
+        let listed: BTreeMap<&Key, &Uid> = pods.iter().map(|pod| (&pod.key, &pod.uid)).collect();
+        self.pods
+            .retain(|key, entry| listed.get(key) == Some(&&entry.pod.uid));
+        for pod in pods {
+            self.on_pod(pod);
+        }
+    }
+
+    fn on_pod(&mut self, pod: PodFacts) {
+        let selected = self
+            .options
+            .selector
+            .as_ref()
+            .is_none_or(|chosen| selector::selects(chosen, Some(&pod.labels)));
+        let class = classify(&pod, selected, &self.daemon_sets);
+        let before = self
+            .pods
+            .remove(&pod.key)
+            .filter(|entry| entry.pod.uid == pod.uid);
+        let has_just_finished =
+            pod.is_finished && before.as_ref().is_some_and(|entry| !entry.pod.is_finished);
+        let before = before.map_or(Duty::Unclassified, |entry| entry.duty);
+        let mut duty = next_duty(before, class, pod.terminating);
+        if let Duty::Blocked(block) = &mut duty
+            && has_just_finished
+        {
+            // A live migration has ended, or the pod's work: nothing is left to protect.
+            block.hurry(block.at);
+        }
+        self.pods.insert(pod.key.clone(), Entry { pod, duty });
+    }
+
+    fn on_daemon_set(&mut self, key: &Key, found: DaemonSet) {
+        if let Some(memo) = self.memos.get_mut(key) {
+            memo.is_open = false;
+        }
+        self.daemon_sets.insert(key.clone(), found);
+        let concerned: Vec<PodFacts> = self
+            .pods
+            .values()
+            .filter(|entry| entry.belongs_to(key))
+            .map(|entry| entry.pod.clone())
+            .collect();
+        for pod in concerned {
+            self.on_pod(pod);
+        }
+    }
+
+    fn on_answer(&mut self, key: &Key, uid: &Uid, answer: Answer, now: Timestamp) {
+        if !self.posting.remove(uid) {
+            return;
+        }
+        let contested = answer == Answer::Contested;
+        let explained = self.is_explained(key);
+        let Some(entry) = self.pods.get_mut(key).filter(|entry| entry.pod.uid == *uid) else {
+            return;
+        };
+        // `Due` if it stopped and started to be a pod that goes while the request was under way.
+        let (Duty::Posting(before) | Duty::Due(before)) = &mut entry.duty else {
+            return;
+        };
+        let before = before.take();
+        let block = |by: Blocker, asked: Option<Duration>, explained: bool| {
+            Duty::Blocked(Block::again(
+                before.as_ref(),
+                by,
+                now,
+                asked,
+                explained,
+                uid,
+            ))
+        };
+        entry.duty = match answer {
+            // That the object is gone is for the watch to say.
+            Answer::Accepted | Answer::Gone => Duty::Accepted,
+            Answer::NotNow { retry_after, text } => {
+                block(Blocker::NotNow(text), retry_after, explained)
+            }
+            Answer::NamespaceTerminating => block(Blocker::NamespaceTerminating, None, false),
+            Answer::Contested => block(Blocker::Contested, None, false),
+            Answer::Unreachable { text } => block(Blocker::Unreachable(text), None, false),
+            Answer::Refused { code, text } => Duty::Refused { code, text },
+        };
+        if contested && self.relist == Relist::No {
+            self.relist = Relist::Wanted;
+        }
+    }
+
+    /// Whether a watched budget tells why this pod is blocked, so that watching it is enough. An
+    /// open one does not: then it is a webhook or overload.
+    fn is_explained(&self, key: &Key) -> bool {
+        let Some(Some(budgets)) = self.budgets.get(&key.namespace) else {
+            return false;
+        };
+        self.pods.get(key).is_some_and(|entry| {
+            budgets
+                .iter()
+                .any(|budget| budget.openings() == 0 && budget.covers(&entry.pod))
+        })
+    }
+
+    /// Lets blocked pods try again as far as the budgets have openings.
+    fn on_budgets(&mut self, namespace: &str, budgets: Vec<Budget>, now: Timestamp) {
+        for budget in &budgets {
+            let under_way = self
+                .pods
+                .values()
+                .filter(|entry| entry.pod.key.namespace == namespace && budget.covers(&entry.pod))
+                .filter(|entry| entry.is_hasty_try())
+                .count();
+            let openings = budget.openings().saturating_sub(under_way);
+            let mut blocked: Vec<(Timestamp, &mut Block)> = self
+                .pods
+                .values_mut()
+                .filter(|entry| entry.pod.key.namespace == namespace)
+                // More than one budget is a 500 of the server, whatever the numbers say.
+                .filter(|entry| budgets.iter().filter(|b| b.covers(&entry.pod)).count() == 1)
+                .filter(|entry| budget.covers(&entry.pod))
+                .filter_map(|entry| match &mut entry.duty {
+                    Duty::Blocked(block) if matches!(block.by, Blocker::NotNow(_)) => {
+                        Some((block.since, block))
+                    }
+                    Duty::Blocked(_)
+                    | Duty::Stays(_)
+                    | Duty::Unclassified
+                    | Duty::Undecided { .. }
+                    | Duty::Due(_)
+                    | Duty::Posting(_)
+                    | Duty::Accepted
+                    | Duty::Leaving(_)
+                    | Duty::LetGo
+                    | Duty::Refused { .. } => None,
+                })
+                .filter(|(_, block)| !block.is_hasty)
+                .collect();
+            blocked.sort_by_key(|(since, _)| *since);
+            if budget.openings() == 0 {
+                for (_, block) in blocked {
+                    block.hasty = block.hasty.saturating_sub(1);
+                }
+            } else {
+                for (_, block) in blocked.into_iter().take(openings) {
+                    block.hurry(now);
+                }
+            }
+        }
+        if let Some(known) = self.budgets.get_mut(namespace) {
+            *known = Some(budgets);
+        }
+    }
+
+    /// Brings everything that time or state allows under way.
+    fn settle(&mut self, now: Timestamp) -> Vec<Command> {
+        let mut commands = Vec::new();
+        self.turn_round(now);
+        for entry in self.pods.values_mut() {
+            entry.ripen(now, self.options.skip_wait);
+        }
+        self.ask_for_daemon_sets(now, &mut commands);
+        self.evict(&mut commands);
+        self.watch_budgets(&mut commands);
+        if self.relist == Relist::Wanted {
+            self.relist = Relist::Ordered;
+            commands.push(Command::Relist);
+        }
+        commands
+    }
+
+    fn turn_round(&mut self, now: Timestamp) {
+        match self.round {
+            Round::Until(end) if end <= now && !self.is_complete() => {
+                self.summary = self.lines();
+                self.rounds = self.rounds.saturating_add(1);
+                self.round = Round::PausedUntil(after(now, PAUSE));
+            }
+            Round::PausedUntil(end) if end <= now => {
+                self.round = Round::Until(after(now, ROUND));
+                for entry in self.pods.values_mut() {
+                    if matches!(entry.duty, Duty::Refused { .. } | Duty::Accepted) {
+                        entry.duty = Duty::Due(None);
+                    }
+                }
+                let stale = |memo: &Memo| elapsed(memo.asked, now) >= DAEMON_SET_TRUST;
+                let unread = &self.daemon_sets;
+                self.memos.retain(|key, memo| {
+                    let unreadable = matches!(unread.get(key), Some(DaemonSet::Unreadable(_)));
+                    memo.is_open || !(unreadable || stale(memo))
+                });
+            }
+            Round::NotBegun | Round::Until(_) | Round::PausedUntil(_) | Round::Cancelled => {}
+        }
+    }
+
+    fn ask_for_daemon_sets(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
+        if self.round == Round::Cancelled {
+            return;
+        }
+        for entry in self.pods.values() {
+            let Some(key) = entry.daemon_set() else {
+                continue;
+            };
+            if !self.memos.contains_key(key) {
+                self.memos.insert(
+                    key.clone(),
+                    Memo {
+                        asked: now,
+                        is_open: true,
+                    },
+                );
+                commands.push(Command::FindDaemonSet(key.clone()));
+            }
+        }
+    }
+
+    fn evict(&mut self, commands: &mut Vec<Command>) {
+        match self.round {
+            Round::Until(_) | Round::PausedUntil(_) => {}
+            Round::NotBegun | Round::Cancelled => return,
+        }
+        let own = self.options.own_pod.clone();
+        let others_left = self
+            .pods
+            .values()
+            .any(|entry| Some(&entry.pod.key) != own.as_ref() && entry.holds_own_pod_back());
+        for entry in self.pods.values_mut() {
+            if self.posting.len() >= self.options.limit {
+                return;
+            }
+            if own.as_ref() == Some(&entry.pod.key) && others_left {
+                continue;
+            }
+            if let Duty::Due(block) = &mut entry.duty
+                && !self.posting.contains(&entry.pod.uid)
+            {
+                entry.duty = Duty::Posting(block.take());
+                self.posting.insert(entry.pod.uid.clone());
+                commands.push(Command::Evict(Eviction {
+                    key: entry.pod.key.clone(),
+                    uid: entry.pod.uid.clone(),
+                    grace_seconds: self.options.grace_seconds,
+                }));
+            }
+        }
+    }
+
+    fn watch_budgets(&mut self, commands: &mut Vec<Command>) {
+        let needed: BTreeSet<&String> = self
+            .pods
+            .values()
+            .filter(|entry| entry.is_refused_for_now() && self.round != Round::Cancelled)
+            .map(|entry| &entry.pod.key.namespace)
+            .collect();
+        let dropped: Vec<String> = self
+            .budgets
+            .keys()
+            .filter(|known| !needed.contains(known))
+            .cloned()
+            .collect();
+        let added: Vec<String> = needed
+            .into_iter()
+            .filter(|ns| !self.budgets.contains_key(*ns))
+            .cloned()
+            .collect();
+        for namespace in dropped {
+            self.budgets.remove(&namespace);
+            commands.push(Command::ForgetBudgets(namespace));
+        }
+        for namespace in added {
+            self.budgets.insert(namespace.clone(), None);
+            commands.push(Command::WatchBudgets(namespace));
+        }
+    }
+}
