@@ -15,45 +15,19 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
-use k8s_openapi::{
-    api::coordination::v1::Lease,
-    apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta},
-};
+use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Api, Client};
+use medik8s_core::leader::{Decision, Election};
 use tokio::sync::watch;
+
+pub use medik8s_core::leader::Params;
 
 use crate::{
     clock::Clock, error::Error, metrics::Metrics, read, shutdown::Shutdown, write::Writer,
 };
 
-mod decide;
-
-pub use decide::{Claim, Observation, claim};
-
-/// Timing of the election.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timing {
-    /// How long others respect a lease that is not renewed.
-    pub lease_duration: Duration,
-    /// How long we act without a confirmed renewal.
-    pub renew_deadline: Duration,
-    /// How often the lease is renewed.
-    pub renew_period: Duration,
-    /// How long to wait after a failed renewal, and between two looks at somebody else's lease.
-    pub retry_period: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            lease_duration: Duration::from_secs(15),
-            renew_deadline: Duration::from_secs(10),
-            renew_period: Duration::from_secs(5),
-            retry_period: Duration::from_secs(2),
-        }
-    }
-}
+/// How long giving the lease back may take.
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Who elects, and with which Lease.
 #[derive(Clone)]
@@ -72,8 +46,8 @@ pub struct Settings {
     pub clock: Clock,
     /// Where `leader_election_master_status` is.
     pub metrics: Metrics,
-    /// Timing; [`Timing::default`] outside tests.
-    pub timing: Timing,
+    /// Timing; `Params::default()` outside tests.
+    pub params: Params,
 }
 
 /// `<hostname>_<random UUID>`, as client-go's users build it.
@@ -189,6 +163,7 @@ pub struct Elector {
     api: Api<Lease>,
     writer: Writer,
     until: watch::Sender<Option<Duration>>,
+    election: Election,
 }
 
 /// Makes an election: the handle to ask, and the task that works on it.
@@ -200,6 +175,12 @@ pub fn elector(settings: Settings) -> (Leadership, Elector) {
     };
     settings.metrics.leader(&settings.name, false);
     let api = Api::namespaced(settings.client.clone(), &settings.namespace);
+    let election = Election::new(
+        &*settings.namespace,
+        &*settings.name,
+        &*settings.identity,
+        settings.params,
+    );
     let writer = Writer::new(settings.field_manager);
     (
         leadership,
@@ -208,244 +189,150 @@ pub fn elector(settings: Settings) -> (Leadership, Elector) {
             api,
             writer,
             until,
+            election,
         },
     )
 }
 
-/// The outcome of one attempt.
-enum Attempt {
-    /// Ours; the lease as the server stored it.
-    Held(Box<Lease>),
-    /// Somebody else's.
-    Foreign,
-}
-
 impl Elector {
     /// Runs until `stop`; gives the lease back then. Ends with an error when the lease is lost.
-    pub async fn run(self, stop: Shutdown) -> Result<(), LeaderError> {
-        let Some((lease, confirmed)) = self.acquire(&stop).await else {
-            return Ok(());
-        };
-        let lease = self.hold(lease, confirmed, &stop).await;
+    pub async fn run(mut self, stop: Shutdown) -> Result<(), LeaderError> {
+        let Settings {
+            namespace,
+            name,
+            identity,
+            clock,
+            metrics,
+            ..
+        } = self.settings.clone();
+        tracing::info!(namespace, name, identity, "waiting for the leader lease");
+        let mut holder = None;
+        let mut last_failure = None;
+        loop {
+            let decision = self.election.decide(clock.boottime(), clock.now());
+            if decision == Decision::Lost {
+                self.until.send_replace(None);
+                metrics.leader(&name, false);
+                let why = last_failure.unwrap_or_else(|| match self.election.holder() {
+                    Some(other) if other != identity => format!("{other} holds it"),
+                    Some(_) | None => "it was not renewed in time".to_owned(),
+                });
+                return Err(LeaderError::Lost {
+                    namespace,
+                    name,
+                    why,
+                });
+            }
+            let Some(done) = stop.or_stop(self.step(decision)).await else {
+                break;
+            };
+            match done {
+                Ok(()) => last_failure = None,
+                Err(error) => {
+                    tracing::warn!(
+                        namespace,
+                        name,
+                        class = %error.class(),
+                        error = &error as &dyn std::error::Error,
+                        "could not look at or renew the leader lease"
+                    );
+                    self.election.failed(clock.boottime());
+                    last_failure = Some(format!("{error} in time"));
+                }
+            }
+            self.announce();
+            let current = self.election.holder().map(str::to_owned);
+            if current != holder {
+                let leading = self.election.leads(clock.boottime());
+                tracing::info!(
+                    namespace,
+                    name,
+                    holder = current,
+                    leading,
+                    "leader lease changed"
+                );
+                holder = current;
+            }
+        }
+        // From here on nobody may act: the writers are stopped, and the lease goes to others.
         self.until.send_replace(None);
-        self.settings.metrics.leader(&self.settings.name, false);
-        let lease = lease?;
-        self.release(lease).await;
+        metrics.leader(&name, false);
+        self.release().await;
         Ok(())
     }
 
-    /// Tries until it works; `None` when stopped first. The time is when the request was sent.
-    async fn acquire(&self, stop: &Shutdown) -> Option<(Lease, Duration)> {
-        let Settings {
-            namespace,
-            name,
-            identity,
-            timing,
-            clock,
-            ..
-        } = &self.settings;
-        tracing::info!(namespace, name, identity, "waiting for the leader lease");
-        let mut seen: Option<Observation> = None;
-        let mut holder = None;
-        loop {
-            let sent = clock.boottime();
-            let attempt = self.attempt(&mut seen, timing.renew_deadline);
-            match stop.or_stop(attempt).await? {
-                Ok(Attempt::Held(lease)) => {
-                    tracing::info!(namespace, name, identity, "became leader");
-                    self.confirm(sent);
-                    return Some((*lease, sent));
-                }
-                Ok(Attempt::Foreign) => {
-                    let current = seen.as_ref().map(|seen| seen.holder().to_owned());
-                    if current != holder {
-                        tracing::info!(namespace, name, holder = current, "another replica leads");
-                        holder = current;
-                    }
-                }
-                Err(error) => tracing::warn!(
-                    namespace,
-                    name,
-                    class = %error.class(),
-                    error = &error as &dyn std::error::Error,
-                    "could not try for the leader lease"
-                ),
-            }
-            stop.or_stop(tokio::time::sleep(jittered(timing.retry_period)))
-                .await?;
-        }
-    }
-
-    /// Renews until `stop`. `confirmed` is when the last renewal known to have worked was sent.
-    async fn hold(
-        &self,
-        mut lease: Lease,
-        mut confirmed: Duration,
-        stop: &Shutdown,
-    ) -> Result<Lease, LeaderError> {
-        let Settings { timing, clock, .. } = &self.settings;
-        let mut wait = timing.renew_period;
-        let mut last_failure = None;
-        loop {
-            if stop.or_stop(tokio::time::sleep(wait)).await.is_none() {
-                return Ok(lease);
-            }
-            let sent = clock.boottime();
-            let left = (confirmed + timing.renew_deadline).saturating_sub(sent);
-            if left.is_zero() {
-                return Err(self.lost(last_failure.unwrap_or_else(|| {
-                    "this process did not run for longer than the renew deadline".to_owned()
-                })));
-            }
-            match tokio::time::timeout(left, self.renew(&lease, left)).await {
-                Ok(Ok(Attempt::Held(renewed))) => {
-                    lease = *renewed;
-                    confirmed = sent;
-                    self.confirm(sent);
-                    wait = timing.renew_period;
-                    last_failure = None;
-                }
-                Ok(Ok(Attempt::Foreign)) => {
-                    return Err(self.lost("somebody else holds it".to_owned()));
-                }
-                Ok(Err(error)) => {
-                    tracing::warn!(
-                        class = %error.class(),
-                        error = &error as &dyn std::error::Error,
-                        "could not renew the leader lease"
-                    );
-                    last_failure = Some(format!("could not renew it in time ({error})"));
-                    let left = (confirmed + timing.renew_deadline).saturating_sub(clock.boottime());
-                    wait = timing.retry_period.min(left);
-                }
-                Err(_) => {
-                    return Err(self.lost("could not renew it in time (no answer)".to_owned()));
-                }
-            }
-        }
-    }
-
-    /// One renewal: a PUT on what we wrote last; what the server has if that fails.
-    async fn renew(&self, lease: &Lease, within: Duration) -> Result<Attempt, Error> {
-        let now = self.settings.clock.now();
-        let renewed = decide::renewed(lease, &self.settings.identity, self.settings.timing, now);
-        let writer = self
-            .writer
-            .clone()
-            .with_deadline(within.min(self.request_limit()));
-        match writer.replace(&self.api, &renewed).await {
-            Ok(stored) => return Ok(Attempt::Held(Box::new(stored))),
-            Err(error) if error.is_conflict() || error.is_not_found() => {}
-            Err(error) => return Err(error),
-        }
-        // A lost answer to our own renewal, or somebody touched the object.
-        let mut seen = None;
-        self.attempt(&mut seen, within).await
-    }
-
-    /// Reads the lease and takes, renews or leaves it.
-    async fn attempt(
-        &self,
-        seen: &mut Option<Observation>,
-        within: Duration,
-    ) -> Result<Attempt, Error> {
-        let Settings {
-            identity,
-            timing,
-            clock,
-            ..
-        } = &self.settings;
-        let limit = within.min(self.request_limit());
-        let found = match read::get_within(&self.api, &self.settings.name, limit).await {
-            Ok(lease) => Some(lease),
-            Err(error) if error.is_not_found() => None,
-            Err(error) => return Err(error),
-        };
-        let observed = Observation::update(seen.take(), found.as_ref(), clock.boottime());
-        let decided = claim(observed.as_ref(), identity, *timing, clock.boottime());
-        *seen = observed;
+    /// Does what was decided. A request in flight never outlives the renew deadline.
+    async fn step(&mut self, decision: Decision) -> Result<(), Error> {
+        let clock = self.settings.clock.clone();
+        let sent = clock.boottime();
+        // No single request may use up the whole renew deadline; client-go uses half of it, too.
+        let half = self.settings.params.renew_deadline / 2;
+        let limit = self
+            .election
+            .deadline()
+            .map_or(half, |until| until.saturating_sub(sent).min(half));
         let writer = self.writer.clone().with_deadline(limit);
-        let stored = match (decided, found) {
-            (Claim::Wait, _) => return Ok(Attempt::Foreign),
-            (Claim::Create, _) | (Claim::Take | Claim::Renew, None) => {
-                writer.create(&self.api, &self.new_lease()).await?
+        match decision {
+            // Never acted upon: `run` returns first.
+            Decision::Lost => Ok(()),
+            Decision::Wait(until) => {
+                tokio::time::sleep(until.saturating_sub(sent)).await;
+                Ok(())
             }
-            (Claim::Take, Some(lease)) => {
-                let taken = decide::taken(&lease, identity, *timing, clock.now());
-                writer.replace(&self.api, &taken).await?
+            Decision::Read => {
+                let read = read::get_within(&self.api, &self.settings.name, limit).await;
+                let found = match read {
+                    Ok(lease) => Some(lease),
+                    Err(error) if error.is_not_found() => None,
+                    Err(error) => return Err(error),
+                };
+                self.election.saw(found, clock.boottime());
+                Ok(())
             }
-            (Claim::Renew, Some(lease)) => {
-                let renewed = decide::renewed(&lease, identity, *timing, clock.now());
-                writer.replace(&self.api, &renewed).await?
+            Decision::Create(lease) => {
+                let stored = writer.create(&self.api, &lease).await?;
+                self.election.wrote(stored, sent, clock.boottime());
+                Ok(())
             }
-        };
-        Ok(Attempt::Held(Box::new(stored)))
+            Decision::Replace(lease) => {
+                let stored = writer.replace(&self.api, &lease).await?;
+                self.election.wrote(stored, sent, clock.boottime());
+                Ok(())
+            }
+        }
     }
 
-    fn new_lease(&self) -> Lease {
-        let Settings {
-            namespace,
-            name,
-            identity,
-            timing,
-            clock,
-            ..
-        } = &self.settings;
-        let empty = Lease {
-            metadata: ObjectMeta {
-                name: Some(name.clone()),
-                namespace: Some(namespace.clone()),
-                ..ObjectMeta::default()
-            },
-            spec: None,
+    /// Tells the handles until when they may act.
+    fn announce(&self) {
+        let leads = self.election.leads(self.settings.clock.boottime());
+        let until = if leads {
+            self.election.deadline()
+        } else {
+            None
         };
-        decide::created(&empty, identity, *timing, clock.now())
+        self.until.send_if_modified(|current| {
+            let changed = *current != until;
+            *current = until;
+            changed
+        });
+        self.settings.metrics.leader(&self.settings.name, leads);
     }
 
     /// Gives the lease back, so that another replica need not wait for it to run out.
-    async fn release(&self, lease: Lease) {
-        let released = decide::released(&lease, self.settings.clock.now());
-        let writer = self.writer.clone().with_deadline(Duration::from_secs(2));
-        match writer.replace(&self.api, &released).await {
-            Ok(_) => tracing::info!(name = self.settings.name, "released the leader lease"),
+    async fn release(&self) {
+        let Settings { clock, name, .. } = &self.settings;
+        let Some(lease) = self.election.release(clock.boottime(), clock.now()) else {
+            return;
+        };
+        let writer = self.writer.clone().with_deadline(RELEASE_LIMIT);
+        match writer.replace(&self.api, &lease).await {
+            Ok(_) => tracing::info!(name, "released the leader lease"),
             Err(error) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "could not release the leader lease; it runs out by itself"
             ),
         }
     }
-
-    /// No single request may use up the whole renew deadline (client-go uses half of it, too).
-    fn request_limit(&self) -> Duration {
-        self.settings.timing.renew_deadline / 2
-    }
-
-    fn confirm(&self, sent: Duration) {
-        self.until
-            .send_replace(Some(sent + self.settings.timing.renew_deadline));
-        self.settings.metrics.leader(&self.settings.name, true);
-    }
-
-    fn lost(&self, why: String) -> LeaderError {
-        let Settings {
-            namespace, name, ..
-        } = &self.settings;
-        LeaderError::Lost {
-            namespace: namespace.clone(),
-            name: name.clone(),
-            why,
-        }
-    }
-}
-
-/// Between one and 2.2 times the period, as client-go's jitter factor of 1.2 gives, so that
-/// replicas do not ask in step.
-fn jittered(period: Duration) -> Duration {
-    period.mul_f64(1.0 + rand::random::<f64>() * 0.2)
-}
-
-fn micro_time(now: Timestamp) -> MicroTime {
-    MicroTime(now)
 }
 
 #[cfg(test)]

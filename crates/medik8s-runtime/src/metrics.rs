@@ -8,7 +8,10 @@
 //! A label value is from a closed set or the name of a controller, queue, webhook or lease: never
 //! an object name, never error text.
 
-use std::sync::Arc;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use prometheus::{
     CounterVec, Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts,
@@ -24,10 +27,18 @@ pub use endpoint::{MetricsServer, serve};
 pub use prometheus;
 
 /// All series of this process. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 
-#[derive(Debug)]
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// Brings series up to date; false when there is nothing left to do.
+type GatherHook = Box<dyn Fn() -> bool + Send>;
+
 struct Inner {
     registry: Registry,
     reconcile_total: IntCounterVec,
@@ -49,6 +60,7 @@ struct Inner {
     leader: IntGaugeVec,
     watch_errors: IntCounterVec,
     events_dropped: CounterVec,
+    before_gather: Mutex<Vec<GatherHook>>,
 }
 
 /// How a reconcile ended; the label `result` of `controller_runtime_reconcile_total`.
@@ -213,6 +225,7 @@ impl Metrics {
                 r.register(Box::new(family.clone()))?;
                 family
             },
+            before_gather: Mutex::default(),
             registry: registry.clone(),
         };
         registry.register(Box::new(process::ProcessCollector::new()?))?;
@@ -226,9 +239,24 @@ impl Metrics {
 
     /// All series in the text format that Prometheus reads.
     pub fn text(&self) -> Result<String, prometheus::Error> {
+        self.0
+            .before_gather
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|hook| hook());
         let mut buffer = Vec::new();
         TextEncoder::new().encode(&self.0.registry.gather(), &mut buffer)?;
         String::from_utf8(buffer).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+
+    /// Calls `hook` before each reading of the series, until it returns false.
+    pub(crate) fn before_gather(&self, hook: impl Fn() -> bool + Send + 'static) {
+        let mut hooks = self
+            .0
+            .before_gather
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        hooks.push(Box::new(hook));
     }
 
     /// The content type of [`Metrics::text`].
