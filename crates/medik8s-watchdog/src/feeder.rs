@@ -31,7 +31,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -110,6 +110,11 @@ pub enum Notice {
     Resumed,
     /// A feed failed; it is tried again.
     FeedFailed(DeviceError),
+    /// Another timeout was asked for; this one is in force.
+    TimeoutSet {
+        /// As read back from the driver.
+        timeout: Duration,
+    },
     /// Feeding has stopped for ever. The reset comes at most `timeout` after `last_feed`.
     Triggered {
         /// The timeout in force, read back after it was shortened if it could be.
@@ -148,6 +153,10 @@ struct Shared {
     last_feed: AtomicU64,
     last_turn: AtomicU64,
     timeout: AtomicU64,
+    /// A timeout that was asked for and not yet tried; 0 for none.
+    wanted_timeout: AtomicU64,
+    /// Whether a trigger may shorten the timeout.
+    may_shorten: AtomicBool,
     failures: AtomicU32,
 }
 
@@ -202,6 +211,8 @@ impl Feeder {
             last_feed: AtomicU64::new(0),
             last_turn: AtomicU64::new(nanos(now)),
             timeout: AtomicU64::new(nanos(timeout)),
+            wanted_timeout: AtomicU64::new(0),
+            may_shorten: AtomicBool::new(false),
             failures: AtomicU32::new(0),
         });
         let runner = Runner {
@@ -230,8 +241,19 @@ impl Feeder {
         self.thread.unpark();
     }
 
-    /// Stops feeding for ever. Returns false if the device is closed already.
-    pub fn trigger(&self) -> bool {
+    /// Asks for another timeout, which also feeds the device: nothing happens without a valid
+    /// permit. The answer is [`Notice::TimeoutSet`].
+    pub fn set_timeout(&self, timeout: Duration) {
+        self.shared
+            .wanted_timeout
+            .store(nanos(timeout), Ordering::SeqCst);
+        self.thread.unpark();
+    }
+
+    /// Stops feeding for ever. With `shorten` the smallest timeout from
+    /// [`SHORTEST_TRIGGERED_TIMEOUT`] on is set first, if the permit is still valid: that is one
+    /// last ping. Returns false if the device is closed already.
+    pub fn trigger(&self, shorten: bool) -> bool {
         loop {
             match self.shared.state() {
                 FeederState::Triggering | FeederState::Triggered => return true,
@@ -240,6 +262,7 @@ impl Feeder {
                 | FeederState::Releasing
                 | FeederState::Released => return false,
                 from @ (FeederState::Armed | FeederState::Disarming) => {
+                    self.shared.may_shorten.store(shorten, Ordering::SeqCst);
                     if self.shared.shift(from, FeederState::Triggering) {
                         self.thread.unpark();
                         return true;
@@ -349,6 +372,9 @@ impl Runner {
                     Notice::Resumed
                 });
             }
+            if !starves {
+                self.change_timeout();
+            }
             match turn {
                 Turn::Feed => self.feed(),
                 Turn::Sleep(time) => std::thread::park_timeout(time),
@@ -375,12 +401,37 @@ impl Runner {
         }
     }
 
+    /// Carries out a wish for another timeout. Called only while the permit lasts.
+    fn change_timeout(&mut self) {
+        let wanted = self.shared.wanted_timeout.swap(0, Ordering::SeqCst);
+        let Some(device) = self.device.as_mut().filter(|_| wanted > 0) else {
+            return;
+        };
+        let answer = device
+            .set_timeout(Duration::from_nanos(wanted))
+            .or_else(|error| {
+                tracing::warn!(%error, "the watchdog driver refused a timeout");
+                device.timeout()
+            });
+        let now = self.clock.boottime();
+        self.shared.last_feed.store(nanos(now), Ordering::SeqCst);
+        let known = Duration::from_nanos(self.shared.timeout.load(Ordering::SeqCst));
+        let timeout = answer
+            .ok()
+            .filter(|timeout| *timeout > Duration::ZERO)
+            .unwrap_or(known);
+        self.shared.timeout.store(nanos(timeout), Ordering::SeqCst);
+        self.schedule = Schedule::new(timeout, now);
+        (self.notify)(Notice::TimeoutSet { timeout });
+    }
+
     /// Shortens the timeout, which pings the device, if the permit still allows a ping; then
     /// confirms that feeding is over.
     fn finish_trigger(&mut self, now: Duration) {
         let mut timeout = Duration::from_nanos(self.shared.timeout.load(Ordering::SeqCst));
         let until = Duration::from_nanos(self.shared.feed_until.load(Ordering::SeqCst));
         if let Some(device) = self.device.as_mut()
+            && self.shared.may_shorten.load(Ordering::SeqCst)
             && device.info().takes_timeout()
         {
             let first = SHORTEST_TRIGGERED_TIMEOUT.as_secs();

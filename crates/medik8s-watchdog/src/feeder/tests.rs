@@ -271,7 +271,7 @@ fn without_a_valid_permit_the_first_feed_never_comes() {
 fn triggered_is_irrevocable_and_keeps_the_device_open() {
     let bench = Bench::start(1_000, |_| {});
     bench.await_that("first feed", |b| b.feeds() == 1);
-    assert!(bench.feeder.trigger());
+    assert!(bench.feeder.trigger(true));
     let Notice::Triggered { timeout, last_feed } = bench.notice() else {
         panic!("no trigger")
     };
@@ -285,13 +285,13 @@ fn triggered_is_irrevocable_and_keeps_the_device_open() {
     bench.settle();
     assert_eq!(*bench.log.lock().unwrap(), [Did::Fed, Did::Set(5)]);
     assert_eq!(bench.feeder.report().state, FeederState::Triggered);
-    assert!(bench.feeder.trigger(), "asked again, still true");
+    assert!(bench.feeder.trigger(true), "asked again, still true");
 }
 
 #[test]
 fn the_triggered_timeout_is_the_smallest_the_driver_takes() {
     let bench = Bench::start(1_000, |device| device.shortest = 8);
-    bench.feeder.trigger();
+    bench.feeder.trigger(true);
     let Notice::Triggered { timeout, .. } = bench.notice() else {
         panic!("no trigger")
     };
@@ -301,11 +301,48 @@ fn the_triggered_timeout_is_the_smallest_the_driver_takes() {
 #[test]
 fn a_driver_with_a_long_minimum_keeps_its_timeout() {
     let bench = Bench::start(1_000, |device| device.shortest = 59);
-    bench.feeder.trigger();
+    bench.feeder.trigger(true);
     let Notice::Triggered { timeout, .. } = bench.notice() else {
         panic!("no trigger")
     };
     assert_eq!(timeout, SECOND * 60);
+}
+
+#[test]
+fn without_leave_to_shorten_the_device_is_left_alone() {
+    let bench = Bench::start(1_000, |_| {});
+    bench.await_that("first feed", |b| b.feeds() == 1);
+    bench.feeder.trigger(false);
+    let Notice::Triggered { timeout, .. } = bench.notice() else {
+        panic!("no trigger")
+    };
+    assert_eq!(timeout, SECOND * 60);
+    assert_eq!(*bench.log.lock().unwrap(), [Did::Fed]);
+}
+
+#[test]
+fn another_timeout_is_set_read_back_and_followed() {
+    let bench = Bench::start(1_000, |_| {});
+    bench.await_that("first feed", |b| b.feeds() == 1);
+    bench.feeder.set_timeout(SECOND * 12);
+    let Notice::TimeoutSet { timeout } = bench.notice() else {
+        panic!("no answer")
+    };
+    assert_eq!(timeout, SECOND * 12);
+    bench.await_that("fed in the new beat", |b| b.feeds() == 2);
+    bench.clock.set(104);
+    bench.await_that("fed again after 4 s", |b| b.feeds() == 3);
+    assert_eq!(bench.feeder.report().timeout, SECOND * 12);
+}
+
+#[test]
+fn another_timeout_waits_for_a_permit() {
+    let bench = Bench::start(100, |_| {});
+    bench.feeder.set_timeout(SECOND * 12);
+    bench.settle();
+    assert!(bench.log.lock().unwrap().is_empty());
+    bench.feeder.permit(SECOND * 200);
+    bench.await_that("set", |b| b.log.lock().unwrap().contains(&Did::Set(12)));
 }
 
 #[test]
@@ -314,7 +351,7 @@ fn an_ended_permit_forbids_the_ping_of_a_new_timeout() {
     bench.await_that("first feed", |b| b.feeds() == 1);
     bench.clock.set(110);
     assert!(matches!(bench.notice_after_poke(), Notice::Starving));
-    bench.feeder.trigger();
+    bench.feeder.trigger(true);
     let Notice::Triggered { timeout, last_feed } = bench.notice() else {
         panic!("no trigger")
     };
@@ -333,7 +370,7 @@ fn disarm_closes_with_the_magic_character_and_ends_the_thread() {
         *bench.log.lock().unwrap(),
         [Did::Fed, Did::MagicClosed, Did::Dropped]
     );
-    assert!(!bench.feeder.trigger(), "nothing is left to trigger");
+    assert!(!bench.feeder.trigger(true), "nothing is left to trigger");
 }
 
 #[test]
@@ -345,7 +382,7 @@ fn a_release_closes_without_the_magic_character() {
     bench.await_that("ended", |b| b.feeder.is_finished());
     assert_eq!(*bench.log.lock().unwrap(), [Did::Fed, Did::Dropped]);
     assert!(
-        !bench.feeder.trigger() && !bench.feeder.disarm(),
+        !bench.feeder.trigger(true) && !bench.feeder.disarm(),
         "it is somebody else's now"
     );
 }
@@ -353,7 +390,7 @@ fn a_release_closes_without_the_magic_character() {
 #[test]
 fn a_triggered_device_is_not_released() {
     let bench = Bench::start(1_000, |_| {});
-    bench.feeder.trigger();
+    bench.feeder.trigger(true);
     assert!(!bench.feeder.release());
     assert!(matches!(bench.notice(), Notice::Triggered { .. }));
     bench.settle();
