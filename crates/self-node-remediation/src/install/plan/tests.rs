@@ -1,0 +1,196 @@
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use medik8s_api::{
+    names::snr::{CONFIG_NAME, PHASE_PRE_REBOOT_COMPLETED, PHASE_REBOOT_COMPLETED},
+    self_node_remediation::{
+        SelfNodeRemediationConfigSpec, SelfNodeRemediationSpec, SelfNodeRemediationStatus,
+    },
+};
+
+use super::*;
+
+fn at(text: &str) -> Timestamp {
+    text.parse().unwrap()
+}
+
+fn config() -> SelfNodeRemediationConfig {
+    SelfNodeRemediationConfig::new(CONFIG_NAME, SelfNodeRemediationConfigSpec::default())
+}
+
+fn ordered(phase: &str, assumed: &str) -> SelfNodeRemediation {
+    let mut snr = SelfNodeRemediation::new("n", SelfNodeRemediationSpec::default());
+    snr.metadata.creation_timestamp = Some(Time(at("2026-01-01T00:00:00Z")));
+    snr.status = Some(SelfNodeRemediationStatus {
+        phase: Some(phase.to_owned()),
+        time_assumed_rebooted: Some(Time(at(assumed))),
+        ..SelfNodeRemediationStatus::default()
+    });
+    snr
+}
+
+fn observed(config: &SelfNodeRemediationConfig) -> Observed<'_> {
+    Observed {
+        config: Some(config),
+        daemon_set: None,
+        certificates: Certificates::Usable,
+        remediations: Vec::new(),
+        namespace: "snr",
+        image: "image",
+    }
+}
+
+fn names(plan: &Plan) -> Vec<&'static str> {
+    plan.steps
+        .iter()
+        .map(|step| match step {
+            Step::CreateCertificates => "certificates",
+            Step::ApplyService(_) => "service",
+            Step::DeleteDaemonSet(_) => "delete",
+            Step::ApplyDaemonSet(_) => "daemonset",
+            Step::Warn(reason, _) => reason,
+            Step::Enable { .. } => "enable",
+        })
+        .collect()
+}
+
+#[test]
+fn a_fresh_install_gets_everything_in_order() {
+    let config = config();
+    let seen = Observed {
+        certificates: Certificates::Absent,
+        ..observed(&config)
+    };
+    let plan = plan(&seen, Timestamp::UNIX_EPOCH);
+    assert_eq!(names(&plan), ["certificates", "service", "daemonset"]);
+    assert_eq!(plan.wake, None);
+}
+
+#[test]
+fn nothing_fights_an_uninstall() {
+    let mut config = config();
+    assert_eq!(
+        plan(
+            &Observed {
+                config: None,
+                ..observed(&config)
+            },
+            Timestamp::UNIX_EPOCH
+        ),
+        Plan::default()
+    );
+    config.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+    assert_eq!(
+        plan(&observed(&config), Timestamp::UNIX_EPOCH),
+        Plan::default()
+    );
+}
+
+#[test]
+fn what_cannot_be_rendered_changes_nothing() {
+    let mut config = config();
+    config.spec.host_port = Some(0);
+    assert_eq!(
+        names(&plan(&observed(&config), Timestamp::UNIX_EPOCH)),
+        [EVENT_UNUSABLE_CONFIG]
+    );
+}
+
+#[test]
+fn unusable_certificates_are_never_replaced_by_themselves() {
+    let config = config();
+    let seen = Observed {
+        certificates: Certificates::Unusable("expired".to_owned()),
+        ..observed(&config)
+    };
+    let plan = plan(&seen, Timestamp::UNIX_EPOCH);
+    assert_eq!(names(&plan), [EVENT_UNUSABLE_CERTIFICATES]);
+    assert!(plan.wake.is_some());
+}
+
+#[test]
+fn agents_stay_as_they_are_while_an_order_is_in_flight() {
+    let config = config();
+    let mut set = daemonset::daemon_set(&config, "snr", "old").unwrap();
+    set.metadata.uid = Some("u".to_owned());
+    let order = ordered(PHASE_PRE_REBOOT_COMPLETED, "2026-01-01T00:02:00Z");
+    let seen = |remediation| Observed {
+        daemon_set: Some(&set),
+        remediations: vec![remediation],
+        ..observed(&config)
+    };
+    let held = plan(&seen(&order), at("2026-01-01T00:59:59Z"));
+    assert_eq!(names(&held), ["service"]);
+    assert!(held.wake.is_some());
+    assert_eq!(
+        names(&plan(&seen(&order), at("2026-01-01T01:00:00Z"))),
+        ["service", "daemonset"]
+    );
+
+    let released = ordered(PHASE_REBOOT_COMPLETED, "2026-01-01T00:02:00Z");
+    assert_eq!(
+        names(&plan(&seen(&released), at("2026-01-01T00:00:01Z"))),
+        ["service", "daemonset"]
+    );
+
+    let long = ordered(PHASE_PRE_REBOOT_COMPLETED, "2026-01-01T02:00:00Z");
+    assert_eq!(
+        names(&plan(&seen(&long), at("2026-01-01T01:30:00Z"))),
+        ["service"]
+    );
+
+    let first = Observed {
+        daemon_set: None,
+        ..seen(&order)
+    };
+    assert_eq!(
+        names(&plan(&first, at("2026-01-01T00:00:01Z"))),
+        ["service", "daemonset"]
+    );
+}
+
+#[test]
+fn another_revision_is_deleted_first() {
+    let config = config();
+    let mut set = daemonset::daemon_set(&config, "snr", "old").unwrap();
+    set.metadata.annotations = None;
+    set.metadata.uid = Some("u-7".to_owned());
+    let plan = plan(
+        &Observed {
+            daemon_set: Some(&set),
+            ..observed(&config)
+        },
+        Timestamp::UNIX_EPOCH,
+    );
+    assert_eq!(names(&plan), ["service", "delete", "daemonset"]);
+    assert!(
+        plan.steps
+            .contains(&Step::DeleteDaemonSet("u-7".to_owned()))
+    );
+}
+
+#[test]
+fn remediations_that_were_disabled_go_on() {
+    let config = config();
+    let condition = |type_: &str| Condition {
+        type_: type_.to_owned(),
+        status: "True".to_owned(),
+        reason: "R".to_owned(),
+        message: String::new(),
+        last_transition_time: Time(Timestamp::UNIX_EPOCH),
+        observed_generation: None,
+    };
+    let mut snr = ordered("", "2026-01-01T00:02:00Z");
+    snr.status.as_mut().unwrap().conditions =
+        Some(vec![condition("Disabled"), condition("Processing")]);
+    let plan = plan(
+        &Observed {
+            remediations: vec![&snr],
+            ..observed(&config)
+        },
+        Timestamp::UNIX_EPOCH,
+    );
+    let Some(Step::Enable { conditions, .. }) = plan.steps.last() else {
+        panic!("{plan:?}")
+    };
+    assert_eq!(conditions.len(), 1);
+    assert_eq!(conditions[0].type_, "Processing");
+}

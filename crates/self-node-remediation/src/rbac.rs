@@ -1,0 +1,121 @@
+//! What the manager may do, with the reason beside each rule.
+//!
+//! Secrets, ConfigMaps and Leases only in the own namespace; nothing may be created or deleted
+//! that is not named here. The agents have an account of their own.
+
+use medik8s_runtime::rbac::{self, Rule, RuleSet};
+
+const GROUP: &[&str] = &["self-node-remediation.medik8s.io"];
+
+const REMEDIATIONS: &[Rule] = &[
+    Rule::new(
+        GROUP,
+        &["selfnoderemediations"],
+        &["get", "list", "watch", "patch", "update"],
+        "carries out remediations in every namespace; finalizer and boot ID are written on them",
+    ),
+    Rule::new(
+        GROUP,
+        &["selfnoderemediations/status"],
+        &["get", "patch", "update"],
+        "writes phase, conditions and the time from which the node counts as rebooted",
+    ),
+    Rule::new(
+        GROUP,
+        &["selfnoderemediations/finalizers"],
+        &["update"],
+        "adds and removes the finalizer",
+    ),
+    Rule::new(
+        GROUP,
+        &["selfnoderemediationtemplates"],
+        &["get", "list", "watch", "create", "patch", "update"],
+        "creates the default templates and marks templates as usable several times",
+    ),
+    Rule::new(
+        GROUP,
+        &["selfnoderemediationconfigs"],
+        &["get", "list", "watch", "create"],
+        "reads the configuration and creates the default one",
+    ),
+    Rule::new(
+        GROUP,
+        &["selfnoderemediationconfigs/finalizers"],
+        &["update"],
+        "owns the DaemonSet through the configuration (blockOwnerDeletion)",
+    ),
+];
+
+const WORKLOAD: &[Rule] = &[
+    Rule::new(
+        &[""],
+        &["nodes"],
+        &["get", "list", "watch", "patch"],
+        "reads boot IDs and announcements, adds and removes its own taints",
+    ),
+    Rule::new(
+        &[""],
+        &["pods"],
+        &["get", "list", "watch", "delete"],
+        "finds the agents and deletes the pods of a node that is proven off",
+    ),
+    Rule::new(
+        &["storage.k8s.io"],
+        &["volumeattachments"],
+        &["get", "list", "watch"],
+        "waits until the volumes of an out-of-service node are detached",
+    ),
+    Rule::new(
+        &["coordination.k8s.io"],
+        &["leases"],
+        &["get", "list"],
+        "sees whether other nodes are alive while a node runs an agent that announces nothing",
+    ),
+    Rule::new(
+        &["machine.openshift.io", "cluster.x-k8s.io"],
+        &["machines"],
+        &["get"],
+        "finds the node of a remediation that is owned by a Machine",
+    ),
+];
+
+const INSTALL: &[Rule] = &[
+    Rule::new(
+        &["apps"],
+        &["daemonsets"],
+        &["get", "list", "watch", "create", "patch", "delete"],
+        "runs the agents",
+    ),
+    Rule::new(
+        &[""],
+        &["services"],
+        &["get", "create", "patch"],
+        "keeps the headless Service by which agents find each other",
+    ),
+    Rule::new(
+        &[""],
+        &["secrets"],
+        &["get", "create", "delete"],
+        "keeps the certificates with which agents and manager authenticate to each other",
+    ),
+];
+
+const WEBHOOKS: &[Rule] = &[rbac::WEBHOOK_CONFIGURATIONS.named(&[
+    "self-node-remediation-validating-webhook-configuration",
+    "self-node-remediation-mutating-webhook-configuration",
+])];
+
+/// All rules of the manager's account.
+pub fn rules() -> RuleSet {
+    RuleSet {
+        cluster: &[
+            REMEDIATIONS,
+            WORKLOAD,
+            rbac::EVENTS,
+            rbac::METRICS_AUTH,
+            WEBHOOKS,
+        ],
+        own_namespace: &[INSTALL, rbac::LEADER_LEASE, rbac::WEBHOOK_SECRET],
+        namespaces: &[],
+    }
+}
