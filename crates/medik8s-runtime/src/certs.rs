@@ -11,6 +11,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpos
 use rustls::sign::CertifiedKey;
 
 use crate::{
+    probes::Check,
     shutdown::Shutdown,
     tls::{CertSlot, TlsError, certified_key},
 };
@@ -103,35 +104,6 @@ impl CertFiles {
         })
     }
 
-    /// Keeps `slot` up to date until `stop`. Files that cannot be used are reported once per
-    /// change; the certificate served before stays.
-    pub async fn follow(&self, slot: &CertSlot, stop: &Shutdown) {
-        let mut seen = None;
-        loop {
-            let now = self.fingerprint();
-            if now != seen {
-                seen = now;
-                match self.load() {
-                    Ok(certified) => {
-                        tracing::info!(file = %self.certificate.display(), "loaded certificate");
-                        slot.set(certified);
-                    }
-                    Err(error) => tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "could not load the certificate"
-                    ),
-                }
-            }
-            if stop
-                .or_stop(tokio::time::sleep(RELOAD_PERIOD))
-                .await
-                .is_none()
-            {
-                return;
-            }
-        }
-    }
-
     /// What changes when the files do, through the kubelet's symbolic links.
     fn fingerprint(&self) -> Option<[(u64, u64, i64, i64, u64); 2]> {
         let one = |path: &Path| {
@@ -145,6 +117,65 @@ impl CertFiles {
             ))
         };
         Some([one(&self.certificate)?, one(&self.key)?])
+    }
+}
+
+/// Keeps `slot` filled from the first pair of files that exists, until `stop`.
+///
+/// Files that cannot be used are reported once per change; the certificate served before stays.
+pub async fn follow(files: &[CertFiles], slot: &CertSlot, check: &Check, stop: &Shutdown) {
+    let mut seen = None;
+    let mut told_missing = false;
+    loop {
+        match files.iter().find(|pair| pair.exist()) {
+            Some(pair) => {
+                told_missing = false;
+                let now = Some((pair, pair.fingerprint()));
+                if now != seen {
+                    seen = now;
+                    load_into(pair, slot, check);
+                }
+            }
+            None if !told_missing => {
+                told_missing = true;
+                let places: Vec<_> = files
+                    .iter()
+                    .map(|pair| pair.certificate.display().to_string())
+                    .collect();
+                let places = places.join(" or ");
+                if !slot.is_set() {
+                    check.fail(format!("no certificate at {places}"));
+                }
+                tracing::error!(places, "there is no certificate; waiting for it");
+            }
+            None => {}
+        }
+        if stop
+            .or_stop(tokio::time::sleep(RELOAD_PERIOD))
+            .await
+            .is_none()
+        {
+            return;
+        }
+    }
+}
+
+fn load_into(pair: &CertFiles, slot: &CertSlot, check: &Check) {
+    match pair.load() {
+        Ok(certified) => {
+            tracing::info!(file = %pair.certificate.display(), "loaded certificate");
+            slot.set(certified);
+            check.pass();
+        }
+        Err(error) => {
+            if !slot.is_set() {
+                check.fail(error.to_string());
+            }
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "could not load the certificate"
+            );
+        }
     }
 }
 

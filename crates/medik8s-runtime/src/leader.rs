@@ -52,12 +52,16 @@ pub struct Settings {
 
 /// `<hostname>_<random UUID>`, as client-go's users build it.
 pub fn identity() -> String {
-    let host = nix::unistd::gethostname()
+    format!("{}_{}", identity_host(), random_uuid())
+}
+
+/// The name of this machine; in a pod, the pod's name.
+pub(crate) fn identity_host() -> String {
+    nix::unistd::gethostname()
         .ok()
         .and_then(|name| name.into_string().ok())
         .filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "unknown".to_owned());
-    format!("{host}_{}", random_uuid())
+        .unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// A version 4 UUID (RFC 9562).

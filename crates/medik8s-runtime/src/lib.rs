@@ -13,12 +13,14 @@
 //! # Caveats
 //! Must run inside a tokio runtime; [`process::block_on`] starts one.
 
+pub mod capabilities;
 pub mod certs;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod controller;
 pub mod error;
+pub mod events;
 pub mod informer;
 pub mod leader;
 pub mod metrics;
@@ -32,4 +34,5 @@ pub mod settings;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
+pub mod webhook;
 pub mod write;

@@ -155,6 +155,6 @@ pub const WEBHOOK_CONFIGURATIONS: Rule = Rule::new(
         "validatingwebhookconfigurations",
         "mutatingwebhookconfigurations",
     ],
-    &["get", "patch"],
+    &["get", "list", "watch", "patch"],
     "writes the CA of its own certificate into its own webhook configurations",
 );

@@ -1,0 +1,329 @@
+//! Where the webhook server's certificate comes from.
+//!
+//! # Purpose
+//! Either somebody mounts one (OLM, cert-manager), or the operator is its own certificate
+//! authority, so that a plain `kubectl apply` of its manifests works.
+//!
+//! # Guarantees
+//! Mounted files are loaded again when they change. The own authority lives in one Secret that all
+//! replicas share; its certificate is in the `caBundle` of our webhook configurations before
+//! anything signed by it is served, and an old authority stays in there until it runs out. A
+//! configuration that is applied anew gets the bundle again at once.
+
+use std::{path::Path, time::Duration};
+
+use anyhow::Context as _;
+use futures::future::join_all;
+use k8s_openapi::{
+    ByteString,
+    api::{
+        admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration},
+        core::v1::Secret,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::{Api, Client, Resource, runtime::watcher};
+use medik8s_core::backoff::Backoff;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+
+use crate::{
+    certs::{CertFiles, follow},
+    cli::{CertMode, WebhookArgs},
+    clock::Clock,
+    error::Error,
+    informer::Informer,
+    metrics::Metrics,
+    probes::Check,
+    read,
+    shutdown::Shutdown,
+    tls::{CertSlot, certified_key},
+    write::Writer,
+};
+
+mod authority;
+mod bundle;
+
+use authority::{AuthorityError, Material, Plan};
+use bundle::{ClientConfigs, bundle_patch};
+
+/// How often the Secret is looked at, for what another replica has renewed.
+const REFRESH: Duration = Duration::from_secs(30 * 60);
+const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+
+/// Where the certificate comes from.
+pub enum Source {
+    /// The first of these pairs of files that exists.
+    Files(Vec<CertFiles>),
+    /// An authority of our own.
+    SelfManaged(Box<SelfManaged>),
+}
+
+/// An authority of our own, in a Secret.
+#[derive(Clone)]
+pub struct SelfManaged {
+    /// Client for the Secret and the webhook configurations.
+    pub client: Client,
+    /// The operator's namespace.
+    pub namespace: String,
+    /// Name of the Secret.
+    pub secret: String,
+    /// Name of the Service through which the API server calls.
+    pub service: String,
+    /// Names of our ValidatingWebhookConfigurations.
+    pub validating: Vec<String>,
+    /// Names of our MutatingWebhookConfigurations.
+    pub mutating: Vec<String>,
+    /// Further DNS names or IP addresses, for API servers that call by URL.
+    pub extra_names: Vec<String>,
+    /// Writes as the operator; not gated, since every replica serves.
+    pub writer: Writer,
+    /// Time.
+    pub clock: Clock,
+    /// Metrics of the watches.
+    pub metrics: Metrics,
+}
+
+/// Why the own certificate is not in place.
+#[derive(Debug, thiserror::Error)]
+enum ManageError {
+    #[error("could not make or read the webhook's certificate")]
+    Authority(#[from] AuthorityError),
+    #[error("could not use the webhook's certificate")]
+    Tls(#[from] crate::tls::TlsError),
+    #[error(transparent)]
+    Api(#[from] Error),
+}
+
+impl Source {
+    /// What the flags and the mounted files ask for.
+    pub fn choose(args: &WebhookArgs, own: SelfManaged) -> Self {
+        let olm = CertFiles::olm();
+        let candidates = |dir: Option<&Path>| match dir {
+            Some(dir) => vec![CertFiles::in_dir(dir)],
+            None => vec![olm.clone(), CertFiles::serving()],
+        };
+        let files = candidates(args.webhook_cert_dir.as_deref());
+        match args.webhook_cert_mode {
+            CertMode::Files => Self::Files(files),
+            CertMode::SelfManaged => Self::SelfManaged(Box::new(own)),
+            CertMode::Auto if files.iter().any(CertFiles::exist) => Self::Files(files),
+            CertMode::Auto => Self::SelfManaged(Box::new(own)),
+        }
+    }
+
+    /// Keeps `slot` filled until `stop`.
+    pub(super) async fn keep(
+        self,
+        slot: &CertSlot,
+        check: &Check,
+        stop: &Shutdown,
+    ) -> anyhow::Result<()> {
+        match self {
+            Self::Files(files) => {
+                follow(&files, slot, check, stop).await;
+                Ok(())
+            }
+            Self::SelfManaged(own) => own.keep(slot, check, stop).await,
+        }
+    }
+}
+
+impl SelfManaged {
+    async fn keep(&self, slot: &CertSlot, check: &Check, stop: &Shutdown) -> anyhow::Result<()> {
+        let changed = std::sync::Arc::new(Notify::new());
+        let mut watches: Vec<futures::future::BoxFuture<'_, anyhow::Result<()>>> = Vec::new();
+        for name in &self.validating {
+            let api: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
+            watches.push(Box::pin(self.watch(name, api, &changed).run(stop.clone())));
+        }
+        for name in &self.mutating {
+            let api: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
+            watches.push(Box::pin(self.watch(name, api, &changed).run(stop.clone())));
+        }
+        let ((), watched) = tokio::join!(self.maintain(slot, check, &changed, stop), async {
+            join_all(watches)
+                .await
+                .into_iter()
+                .collect::<anyhow::Result<()>>()
+        },);
+        watched.context("watch of the webhook configurations failed")
+    }
+
+    /// Wakes the maintenance when one of our configurations changes.
+    fn watch<K>(&self, name: &str, api: Api<K>, changed: &std::sync::Arc<Notify>) -> Informer<K>
+    where
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
+        K::DynamicType: Default,
+    {
+        let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let mut informer = Informer::new("webhook configurations", api, config, &self.metrics);
+        let changed = std::sync::Arc::clone(changed);
+        informer.on_change(move |_| changed.notify_one());
+        informer
+    }
+
+    async fn maintain(&self, slot: &CertSlot, check: &Check, changed: &Notify, stop: &Shutdown) {
+        let mut served: Option<Material> = None;
+        let mut failures = 0_u32;
+        loop {
+            let pause = match self.ensure(slot, &mut served).await {
+                Ok(()) => {
+                    failures = 0;
+                    check.pass();
+                    REFRESH
+                }
+                Err(error) => {
+                    if !slot.is_set() {
+                        check.fail(error.to_string());
+                    }
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the webhook's own certificate is not in place yet"
+                    );
+                    failures = failures.saturating_add(1);
+                    RETRY.delay(failures, rand::random())
+                }
+            };
+            let woken = async {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = changed.notified() => {}
+                }
+            };
+            if stop.or_stop(woken).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Secret, then bundle, then the certificate that is served.
+    async fn ensure(
+        &self,
+        slot: &CertSlot,
+        served: &mut Option<Material>,
+    ) -> Result<(), ManageError> {
+        let material = self.material().await?;
+        let validating: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
+        for name in &self.validating {
+            self.publish(&validating, name, &material).await?;
+        }
+        let mutating: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
+        for name in &self.mutating {
+            self.publish(&mutating, name, &material).await?;
+        }
+        if served.as_ref() != Some(&material) {
+            slot.set(certified_key(&material.certificate, &material.key)?);
+            tracing::info!(
+                secret = self.secret,
+                "serving the webhook's own certificate"
+            );
+            *served = Some(material);
+        }
+        Ok(())
+    }
+
+    /// What the Secret has, made or renewed where needed. Of several replicas one wins, the others
+    /// take what it wrote.
+    async fn material(&self) -> Result<Material, ManageError> {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
+        let names = self.names();
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let stored = read::get_opt(&api, &self.secret).await?;
+            let current = stored
+                .as_ref()
+                .and_then(|secret| Material::read(secret.data.as_ref()?));
+            let material = match authority::plan(current.as_ref(), &names, self.clock.now()) {
+                Plan::Keep => match current {
+                    Some(current) => return Ok(current),
+                    // `Keep` is only ever said about something that is there.
+                    None => continue,
+                },
+                Plan::Make(wanted) => {
+                    tracing::info!(
+                        secret = self.secret,
+                        ?wanted,
+                        "making a webhook certificate"
+                    );
+                    authority::make(wanted, current.as_ref(), &names, self.clock.now())?
+                }
+            };
+            let written = match stored {
+                None => {
+                    self.writer
+                        .create(&api, &self.secret_of(ObjectMeta::default(), &material))
+                        .await
+                }
+                Some(secret) => {
+                    let updated = self.secret_of(secret.metadata, &material);
+                    self.writer.replace(&api, &updated).await
+                }
+            };
+            match written {
+                Ok(_) => return Ok(material),
+                Err(error)
+                    if attempts < 5 && (error.is_conflict() || error.is_already_exists()) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn secret_of(&self, metadata: ObjectMeta, material: &Material) -> Secret {
+        Secret {
+            metadata: ObjectMeta {
+                name: Some(self.secret.clone()),
+                namespace: Some(self.namespace.clone()),
+                managed_fields: None,
+                ..metadata
+            },
+            type_: Some("kubernetes.io/tls".to_owned()),
+            data: Some(
+                material
+                    .entries()
+                    .into_iter()
+                    .map(|(key, value)| (key.to_owned(), ByteString(value)))
+                    .collect(),
+            ),
+            ..Secret::default()
+        }
+    }
+
+    /// The names under which the API server calls us.
+    fn names(&self) -> Vec<String> {
+        let base = format!("{}.{}", self.service, self.namespace);
+        let mut names = vec![
+            format!("{base}.svc"),
+            base.clone(),
+            format!("{base}.svc.cluster.local"),
+        ];
+        names.extend(self.extra_names.iter().cloned());
+        names
+    }
+
+    /// Puts the bundle into one webhook configuration.
+    async fn publish<K>(
+        &self,
+        api: &Api<K>,
+        name: &str,
+        material: &Material,
+    ) -> Result<(), ManageError>
+    where
+        K: Resource + ClientConfigs + Clone + DeserializeOwned + std::fmt::Debug,
+    {
+        let Some(found) = read::get_opt(api, name).await? else {
+            tracing::debug!(name, "there is no such webhook configuration");
+            return Ok(());
+        };
+        let Some(patch) = bundle_patch(&found.client_configs(), &material.bundle) else {
+            return Ok(());
+        };
+        self.writer.json_patch(api, name, &patch).await?;
+        tracing::info!(name, "wrote caBundle into the webhook configuration");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
