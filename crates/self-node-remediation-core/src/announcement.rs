@@ -50,7 +50,15 @@ pub enum ParseError {
 
 impl fmt::Display for Announcement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { boot, armed, wd, bound, workers, cp, stamp } = self;
+        let Self {
+            boot,
+            armed,
+            wd,
+            bound,
+            workers,
+            cp,
+            stamp,
+        } = self;
         write!(f, "boot={boot} armed={armed} wd={wd} ")?;
         match bound {
             Some(seconds) => write!(f, "bound={seconds} ")?,
@@ -89,10 +97,16 @@ impl<'a> Fields<'a> {
     /// The value of a key, if the key is there.
     pub(crate) fn get(&self, key: &'static str) -> Result<Option<&'a str>, ParseError> {
         let mut values = self.0.split_ascii_whitespace().filter_map(|field| {
-            field.split_once('=').and_then(|(name, value)| (name == key).then_some(value))
+            field
+                .split_once('=')
+                .and_then(|(name, value)| (name == key).then_some(value))
         });
         let value = values.next();
-        if values.next().is_some() { Err(ParseError::Twice(key)) } else { Ok(value) }
+        if values.next().is_some() {
+            Err(ParseError::Twice(key))
+        } else {
+            Ok(value)
+        }
     }
 
     /// The value of a key that may be absent.
@@ -138,7 +152,14 @@ impl FromStr for StoppedFeeding {
 
     fn from_str(text: &str) -> Result<Self, Unusable> {
         let (boot, timeout) = text.split_once('/').ok_or(Unusable)?;
-        let timeout = timeout.parse().ok().filter(|seconds| *seconds > 0).ok_or(Unusable)?;
-        Ok(Self { boot: BootId::new(boot).ok_or(Unusable)?, timeout })
+        let timeout = timeout
+            .parse()
+            .ok()
+            .filter(|seconds| *seconds > 0)
+            .ok_or(Unusable)?;
+        Ok(Self {
+            boot: BootId::new(boot).ok_or(Unusable)?,
+            timeout,
+        })
     }
 }

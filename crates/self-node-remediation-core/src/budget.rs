@@ -29,15 +29,15 @@ pub const PEER_REQUEST_BUFFER: Duration = Duration::from_secs(2);
 pub const RELEASE_RESERVE: Duration = Duration::from_secs(10);
 /// Timeout assumed of a watchdog about which an old agent says nothing or `0`: it publishes the value before it opens
 /// the device (H2), and softdog's default is this.
-pub const UNKNOWN_WATCHDOG: Duration = Duration::from_secs(60);
+pub const UNKNOWN_WATCHDOG: Duration = Duration::from_mins(1);
 /// How long diagnostics of an old control-plane agent may take on top: ping and kubelet probe.
 pub const OLD_DIAGNOSTICS: Duration = Duration::from_secs(35);
 /// Longer sums are refused: no cluster waits a year, and far beyond it dates cannot be represented.
-pub const LONGEST: Duration = Duration::from_secs(366 * 24 * 3600);
+pub const LONGEST: Duration = Duration::from_hours(366 * 24);
 
 /// Why a configuration has no usable time budget.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum BudgetError {
     /// The sums exceed [`LONGEST`].
     #[error("the time limits add up to more than a year")]
     TooLong,
@@ -84,7 +84,7 @@ pub struct Limits {
 
 impl Limits {
     /// The limits of a configuration; fields that are not set have the schema's defaults.
-    pub fn of(spec: &SelfNodeRemediationConfigSpec) -> Result<Self, Error> {
+    pub fn of(spec: &SelfNodeRemediationConfigSpec) -> Result<Self, BudgetError> {
         Ok(Self {
             api_check_interval: duration(
                 "apiCheckInterval",
@@ -97,7 +97,8 @@ impl Limits {
                 defaults::API_SERVER_TIMEOUT,
             )?,
             max_api_error_threshold: threshold(
-                spec.max_api_error_threshold.unwrap_or(defaults::MAX_API_ERROR_THRESHOLD),
+                spec.max_api_error_threshold
+                    .unwrap_or(defaults::MAX_API_ERROR_THRESHOLD),
             )?,
             peer_dial_timeout: duration(
                 "peerDialTimeout",
@@ -118,25 +119,30 @@ pub fn duration(
     field: &'static str,
     value: Option<&GoDuration>,
     default: &str,
-) -> Result<Duration, Error> {
+) -> Result<Duration, BudgetError> {
     go_duration::parse_unsigned(value.map_or(default, GoDuration::as_str))
-        .map_err(|source| Error::Duration { field, source })
+        .map_err(|source| BudgetError::Duration { field, source })
 }
 
-fn threshold(value: i64) -> Result<u32, Error> {
+fn threshold(value: i64) -> Result<u32, BudgetError> {
     let field = "maxApiErrorThreshold";
-    u32::try_from(value).ok().filter(|count| *count > 0).ok_or(Error::Count { field, value })
+    u32::try_from(value)
+        .ok()
+        .filter(|count| *count > 0)
+        .ok_or(BudgetError::Count { field, value })
 }
 
 impl Timing {
     /// Checks the limits: their sums must fit for any number of peers that an old agent might ask in batches.
-    pub fn new(limits: Limits) -> Result<Self, Error> {
-        let span = span(&limits).filter(|span| *span <= LONGEST).ok_or(Error::TooLong)?;
+    pub fn new(limits: Limits) -> Result<Self, BudgetError> {
+        let span = span(&limits)
+            .filter(|span| *span <= LONGEST)
+            .ok_or(BudgetError::TooLong)?;
         Ok(Self { limits, span })
     }
 
     /// The timing of a configuration.
-    pub fn of(spec: &SelfNodeRemediationConfigSpec) -> Result<Self, Error> {
+    pub fn of(spec: &SelfNodeRemediationConfigSpec) -> Result<Self, BudgetError> {
         Self::new(Limits::of(spec)?)
     }
 
@@ -167,17 +173,22 @@ impl Timing {
 
     /// I + A: how old the last API success or the last failed probe may be to say something about now.
     pub fn check_period(&self) -> Duration {
-        self.limits.api_check_interval.saturating_add(self.limits.api_server_timeout)
+        self.limits
+            .api_check_interval
+            .saturating_add(self.limits.api_server_timeout)
     }
 
     /// N(I + A): from the last proof until peers are asked at the latest.
     pub fn patience(&self) -> Duration {
-        self.check_period().saturating_mul(self.limits.max_api_error_threshold)
+        self.check_period()
+            .saturating_mul(self.limits.max_api_error_threshold)
     }
 
     /// C + Rq: the most that one peer can take to answer.
     pub fn one_peer(&self) -> Duration {
-        self.limits.peer_dial_timeout.saturating_add(self.peer_request_timeout())
+        self.limits
+            .peer_dial_timeout
+            .saturating_add(self.peer_request_timeout())
     }
 
     /// max(C + Rq, G): the time in which a peer round must decide.
@@ -203,9 +214,10 @@ impl Timing {
         published_watchdog: Option<Duration>,
         control_plane: bool,
         user: Option<Duration>,
-    ) -> Result<Duration, Error> {
-        let watchdog =
-            published_watchdog.filter(|timeout| !timeout.is_zero()).unwrap_or(UNKNOWN_WATCHDOG);
+    ) -> Result<Duration, BudgetError> {
+        let watchdog = published_watchdog
+            .filter(|timeout| !timeout.is_zero())
+            .unwrap_or(UNKNOWN_WATCHDOG);
         let sum = || {
             let batches = self.one_peer().checked_mul(batches(workers))?;
             let mut surcharge = self.check_period().checked_add(batches)?;
@@ -224,8 +236,12 @@ impl Timing {
 /// The original's formula (section 18.1) with Rq in place of R: the least that any wait for an agent which asks its
 /// peers batch by batch may be. `None` if it cannot be represented.
 pub fn original_wait(limits: &Limits, workers: usize, watchdog: Duration) -> Option<Duration> {
-    let one_peer = limits.peer_dial_timeout.checked_add(effective_request_timeout(limits))?;
-    let asking = one_peer.checked_mul(batches(workers))?.max(NO_RESPONSE_GRACE);
+    let one_peer = limits
+        .peer_dial_timeout
+        .checked_add(effective_request_timeout(limits))?;
+    let asking = one_peer
+        .checked_mul(batches(workers))?
+        .max(NO_RESPONSE_GRACE);
     limits
         .api_check_interval
         .checked_add(limits.api_server_timeout)?
@@ -239,17 +255,23 @@ pub fn original_wait(limits: &Limits, workers: usize, watchdog: Duration) -> Opt
 ///
 /// The second watchdog timeout is H12: when the process that holds the device dies just before the reset, the kernel
 /// pings once more on its close.
-pub fn announced_wait(bound_s: u64, wd_s: u64, user: Option<Duration>) -> Result<Duration, Error> {
+pub fn announced_wait(
+    bound_s: u64,
+    wd_s: u64,
+    user: Option<Duration>,
+) -> Result<Duration, BudgetError> {
     let sum = || {
         let watchdog = Duration::from_secs(wd_s);
         let reserve = watchdog.checked_add(RELEASE_RESERVE)?.max(REBOOT_BUFFER);
-        Duration::from_secs(bound_s).checked_add(watchdog)?.checked_add(reserve)
+        Duration::from_secs(bound_s)
+            .checked_add(watchdog)?
+            .checked_add(reserve)
     };
     bounded(sum().map(|least| least.max(user.unwrap_or_default())))
 }
 
 /// What must pass after the quorum was complete: bound + 2 wd + 10 s. The model found bound + 2 wd exact.
-pub fn after_quorum(bound_s: u64, wd_s: u64) -> Result<Duration, Error> {
+pub fn after_quorum(bound_s: u64, wd_s: u64) -> Result<Duration, BudgetError> {
     let sum = || {
         Duration::from_secs(wd_s)
             .checked_mul(2)?
@@ -260,9 +282,11 @@ pub fn after_quorum(bound_s: u64, wd_s: u64) -> Result<Duration, Error> {
 }
 
 /// What must pass after the first sight of the last words (E2): 2 x timeout + 2 s.
-pub fn after_last_words(timeout_s: u64) -> Result<Duration, Error> {
+pub fn after_last_words(timeout_s: u64) -> Result<Duration, BudgetError> {
     let sum = || {
-        Duration::from_secs(timeout_s).checked_mul(2)?.checked_add(Duration::from_secs(2))
+        Duration::from_secs(timeout_s)
+            .checked_mul(2)?
+            .checked_add(Duration::from_secs(2))
     };
     bounded(sum())
 }
@@ -274,8 +298,8 @@ pub fn user_wait(spec: &SelfNodeRemediationConfigSpec) -> Option<Duration> {
 }
 
 /// `now + wait`, rounded up to the whole seconds that the API stores: cutting would wait up to a second too short.
-pub fn assumed_rebooted(now: Timestamp, wait: Duration) -> Result<Timestamp, Error> {
-    let exact = now.checked_add(wait).map_err(|_| Error::TooLong)?;
+pub fn assumed_rebooted(now: Timestamp, wait: Duration) -> Result<Timestamp, BudgetError> {
+    let exact = now.checked_add(wait).map_err(|_| BudgetError::TooLong)?;
     let second = exact.as_second();
     let up = if Timestamp::from_second(second).is_ok_and(|whole| whole == exact) {
         second
@@ -283,7 +307,7 @@ pub fn assumed_rebooted(now: Timestamp, wait: Duration) -> Result<Timestamp, Err
         second.saturating_add(1)
     };
     // Before 1970 `as_second` cuts towards zero, which is up already; adding one more only lengthens.
-    Timestamp::from_second(up).map_err(|_| Error::TooLong)
+    Timestamp::from_second(up).map_err(|_| BudgetError::TooLong)
 }
 
 /// B(T): how many batches the original needs to ask all of `peers` (section 15.2).
@@ -297,7 +321,9 @@ pub fn batches(peers: usize) -> u32 {
 
 /// Seconds, rounded up.
 pub fn whole_seconds_up(duration: Duration) -> u64 {
-    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
+    duration
+        .as_secs()
+        .saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 fn span(limits: &Limits) -> Option<Duration> {
@@ -313,9 +339,14 @@ fn span(limits: &Limits) -> Option<Duration> {
 }
 
 fn effective_request_timeout(limits: &Limits) -> Duration {
-    limits.peer_request_timeout.max(limits.api_server_timeout.saturating_add(PEER_REQUEST_BUFFER))
+    limits.peer_request_timeout.max(
+        limits
+            .api_server_timeout
+            .saturating_add(PEER_REQUEST_BUFFER),
+    )
 }
 
-fn bounded(wait: Option<Duration>) -> Result<Duration, Error> {
-    wait.filter(|wait| *wait <= LONGEST).ok_or(Error::TooLong)
+fn bounded(wait: Option<Duration>) -> Result<Duration, BudgetError> {
+    wait.filter(|wait| *wait <= LONGEST)
+        .ok_or(BudgetError::TooLong)
 }

@@ -57,10 +57,17 @@ impl Knowledge {
             Some(known) => {
                 let last = known.last.max(now);
                 // A Machine that could be looked up before is not forgotten because it cannot be now.
-                let target =
-                    if seen.target.node().is_some() { seen.target } else { known.target.clone() };
+                let target = if seen.target.node().is_some() {
+                    seen.target
+                } else {
+                    known.target.clone()
+                };
                 let new = target != known.target || seen.boot != known.boot;
-                *known = Sighting { target, boot: seen.boot, last };
+                *known = Sighting {
+                    target,
+                    boot: seen.boot,
+                    last,
+                };
                 new
             }
         }
@@ -77,7 +84,9 @@ impl Knowledge {
         let before = self.orders.len();
         self.orders.retain(|uid, known| {
             known.last >= started
-                || list.iter().any(|remediation| remediation.uid == *uid && remediation.is_order())
+                || list
+                    .iter()
+                    .any(|remediation| remediation.uid == *uid && remediation.is_order())
         });
         let mut changed = self.orders.len() != before;
         for remediation in list {
@@ -100,7 +109,9 @@ impl Knowledge {
 
     /// Whether an order for the node is held. An order whose node could not be found out may be for any node.
     pub fn has_order_about(&self, node: &str, machine: &str) -> bool {
-        self.orders.values().any(|known| known.target.matches(node, machine) != Match::No)
+        self.orders
+            .values()
+            .any(|known| known.target.matches(node, machine) != Match::No)
     }
 
     /// Whether any order is held.

@@ -10,6 +10,7 @@
 //! No clock, no I/O, no randomness: time, chance and observations are arguments. The promises that these rules keep,
 //! and the assumptions under which they do, are those of `docs/fencing.md`.
 
+pub mod agent;
 pub mod announcement;
 pub mod budget;
 pub mod ids;

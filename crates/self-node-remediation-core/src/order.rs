@@ -96,7 +96,10 @@ impl Target {
     /// The node, if it is known.
     pub const fn node(&self) -> Option<&NodeName> {
         match self {
-            Self::Node(node) | Self::Machine { node: Some(node), .. } => Some(node),
+            Self::Node(node)
+            | Self::Machine {
+                node: Some(node), ..
+            } => Some(node),
             Self::Machine { node: None, .. } | Self::Nobody => None,
         }
     }
@@ -110,8 +113,15 @@ impl Target {
             return Match::Yes;
         }
         match self {
-            Self::Node(own) | Self::Machine { node: Some(own), .. } => {
-                if own.as_str() == node { Match::Yes } else { Match::No }
+            Self::Node(own)
+            | Self::Machine {
+                node: Some(own), ..
+            } => {
+                if own.as_str() == node {
+                    Match::Yes
+                } else {
+                    Match::No
+                }
             }
             Self::Machine { node: None, .. } => Match::Unknown,
             Self::Nobody => Match::No,
@@ -120,7 +130,9 @@ impl Target {
 
     fn of(metadata: &ObjectMeta) -> Self {
         let annotation = |key: &str| metadata.annotations.as_ref().and_then(|all| all.get(key));
-        if let Some(node) = annotation(ORDERED_NODE_ANNOTATION).and_then(NodeName::from_text) {
+        if let Some(node) =
+            annotation(ORDERED_NODE_ANNOTATION).and_then(|text| NodeName::new(text.as_str()))
+        {
             return Self::Node(node);
         }
         let owners = metadata.owner_references.as_deref().unwrap_or_default();
@@ -139,7 +151,8 @@ impl Target {
         // An annotation that is there but empty says "the machine has no node": the name of the remediation is then
         // that of the machine, and a node of that name would be another one (remediation contract, A.4).
         let name = annotation(NODE_NAME_ANNOTATION).or(metadata.name.as_ref());
-        name.and_then(NodeName::from_text).map_or(Self::Nobody, Self::Node)
+        name.and_then(|text| NodeName::new(text.as_str()))
+            .map_or(Self::Nobody, Self::Node)
     }
 }
 
@@ -154,14 +167,12 @@ pub enum Match {
     Unknown,
 }
 
-impl NodeName {
-    fn from_text(text: &String) -> Option<Self> {
-        Self::new(text.as_str())
-    }
-}
-
 /// A SelfNodeRemediation, parsed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one independent fact about the object"
+)]
 pub struct Remediation {
     /// Its namespace.
     pub namespace: String,
@@ -192,7 +203,9 @@ impl Remediation {
     pub fn parse(object: &SelfNodeRemediation) -> Option<Self> {
         let metadata = &object.metadata;
         let status = object.status.as_ref();
-        let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let conditions = status
+            .and_then(|status| status.conditions.as_deref())
+            .unwrap_or_default();
         let annotations = metadata.annotations.as_ref();
         let annotation = |key: &str| annotations.and_then(|all| all.get(key));
         Some(Self {
@@ -201,22 +214,36 @@ impl Remediation {
             uid: Uid::new(metadata.uid.as_deref()?)?,
             target: Target::of(metadata),
             phase: Phase::parse(status.and_then(|status| status.phase.as_deref())),
-            finalizer: metadata.finalizers.iter().flatten().any(|name| name == FINALIZER),
+            finalizer: metadata
+                .finalizers
+                .iter()
+                .flatten()
+                .any(|name| name == FINALIZER),
             withdrawn: is_withdrawn(conditions),
             deleting: metadata.deletion_timestamp.is_some(),
             timed_out: annotation(NHC_TIMED_OUT_ANNOTATION).is_some(),
             boot: annotation(BOOT_ID_ANNOTATION).and_then(|id| BootId::new(id.as_str())),
-            created: metadata.creation_timestamp.as_ref().map(|created| created.0),
+            created: metadata
+                .creation_timestamp
+                .as_ref()
+                .map(|created| created.0),
         })
     }
 
     /// Fills in the node of a Machine-owned remediation.
     #[must_use]
     pub fn resolved(mut self, nodes: &BTreeMap<(String, String, String), NodeName>) -> Self {
-        if let Target::Machine { group, namespace, name, node } = &mut self.target
+        if let Target::Machine {
+            group,
+            namespace,
+            name,
+            node,
+        } = &mut self.target
             && node.is_none()
         {
-            *node = nodes.get(&(group.clone(), namespace.clone(), name.clone())).cloned();
+            *node = nodes
+                .get(&(group.clone(), namespace.clone(), name.clone()))
+                .cloned();
         }
         self
     }
@@ -300,5 +327,6 @@ pub fn read(
 
 /// The original's rule (section 13): the machine is up for less whole seconds than the remediation exists.
 fn rebooted_since(created: Option<Timestamp>, uptime: Uptime) -> bool {
-    created.is_some_and(|created| uptime.up.as_secs() < time::elapsed(created, uptime.wall).as_secs())
+    created
+        .is_some_and(|created| uptime.up.as_secs() < time::elapsed(created, uptime.wall).as_secs())
 }

@@ -79,7 +79,9 @@ pub fn at_once(
     if let Some(acknowledged) = acknowledge(question, knowledge, now) {
         return Some(acknowledged);
     }
-    standing.own_probe_failed.then(|| without_api(question, standing, knowledge))
+    standing
+        .own_probe_failed
+        .then(|| without_api(question, standing, knowledge))
 }
 
 /// The answer after a live read. `knowledge` has taken in the list already and is in `/run`; `standing.contact` is what
@@ -101,7 +103,8 @@ pub fn after_read(
         return acknowledged;
     }
     let matches = |wanted| {
-        list.iter().any(|found| found.target.matches(question.node, question.machine) == wanted)
+        list.iter()
+            .any(|found| found.target.matches(question.node, question.machine) == wanted)
     };
     if matches(Match::Yes) {
         Answer::Unhealthy { acknowledged: None }
@@ -121,7 +124,9 @@ fn acknowledge(
     let uid = question.order?;
     knowledge
         .acknowledge(question.node, question.machine, uid, now)
-        .then(|| Answer::Unhealthy { acknowledged: Some(uid.clone()) })
+        .then(|| Answer::Unhealthy {
+            acknowledged: Some(uid.clone()),
+        })
 }
 
 fn without_api(question: &Question<'_>, standing: Standing, knowledge: &Knowledge) -> Answer {

@@ -103,7 +103,9 @@ impl Base {
 }
 
 /// The proofs held.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Permit {
     direct: Option<BootInstant>,
     outage: Option<BootInstant>,
@@ -150,7 +152,10 @@ impl Permit {
     /// What goes into `/run`: the proofs, and V as it is now.
     #[must_use]
     pub fn to_record(self, span: Duration) -> Self {
-        Self { recorded: self.valid_until(span), ..self }
+        Self {
+            recorded: self.valid_until(span),
+            ..self
+        }
     }
 }
 
@@ -172,8 +177,12 @@ pub fn feed_until(permit: &Permit, terms: Terms, now: BootInstant) -> Option<Boo
     if terms.triggered {
         return None;
     }
-    let proved = permit.valid_until(terms.span).map(|until| until.minus(terms.cut));
+    let proved = permit
+        .valid_until(terms.span)
+        .map(|until| until.minus(terms.cut));
     // (d) reaches one span ahead of each step of the loop, so that a loop that hangs is starved here as well.
-    let unproved = terms.no_electorate.map(|NoElectorate(())| now.plus(terms.span));
+    let unproved = terms
+        .no_electorate
+        .map(|NoElectorate(())| now.plus(terms.span));
     proved.max(unproved)
 }

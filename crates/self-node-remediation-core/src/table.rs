@@ -24,7 +24,7 @@ mod tests;
 
 /// A node younger than this at the table's stamp is no member for the manager: the list from which the table was made
 /// may not have had it.
-pub const MEMBER_AGE: Duration = Duration::from_secs(60);
+pub const MEMBER_AGE: Duration = Duration::from_mins(1);
 
 /// What a node is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -38,7 +38,10 @@ pub struct Role {
 impl Role {
     /// The role that the labels of a node tell.
     pub fn of(labels: Option<&Labels>) -> Self {
-        Self { control_plane: roles::is_control_plane(labels), worker: roles::is_worker(labels) }
+        Self {
+            control_plane: roles::is_control_plane(labels),
+            worker: roles::is_worker(labels),
+        }
     }
 }
 
@@ -55,7 +58,8 @@ pub struct ListedNode {
 
 impl ListedNode {
     fn is_older_than_member_age(&self, stamp: Timestamp) -> bool {
-        self.created.is_some_and(|created| time::after(created, MEMBER_AGE) <= stamp)
+        self.created
+            .is_some_and(|created| time::after(created, MEMBER_AGE) <= stamp)
     }
 }
 
@@ -76,11 +80,16 @@ impl Table {
     /// The table of the node `own` with `role`, from a complete node list.
     pub fn of(nodes: &[ListedNode], own: &NodeName, role: Role, stamp: Timestamp) -> Self {
         let members = |wanted: fn(Role) -> bool| {
-            nodes.iter().filter(move |node| node.name != *own && wanted(node.role))
+            nodes
+                .iter()
+                .filter(move |node| node.name != *own && wanted(node.role))
         };
-        let names = |wanted| members(wanted).map(|node| node.name.clone()).collect::<BTreeSet<_>>();
-        let young =
-            |wanted| members(wanted).any(|node| !node.is_older_than_member_age(stamp));
+        let names = |wanted| {
+            members(wanted)
+                .map(|node| node.name.clone())
+                .collect::<BTreeSet<_>>()
+        };
+        let young = |wanted| members(wanted).any(|node| !node.is_older_than_member_age(stamp));
         Self {
             workers: names(|role| role.worker),
             control_plane: if role.control_plane {
@@ -133,9 +142,9 @@ pub const fn quorum_of(size: usize) -> usize {
     size.div_ceil(2)
 }
 
-/// Whether the votes of members are more than half of the table. One vote per name; who is not in the table has none.
-pub fn is_strict_majority(votes: &BTreeSet<NodeName>, table: &BTreeSet<NodeName>) -> bool {
-    votes.intersection(table).count().saturating_mul(2) > table.len()
+/// Whether this many votes of members are more than half of a table of this size.
+pub const fn is_strict_majority(votes: usize, size: usize) -> bool {
+    votes > size / 2
 }
 
 /// Addresses of the agents by node. An address that two nodes claim is given to neither: it belongs to one agent, which

@@ -62,7 +62,10 @@ mod tests {
     fn arithmetic_saturates_at_both_ends() {
         let five = BootInstant::at(Duration::from_secs(5));
         assert_eq!(five.minus(Duration::from_secs(9)), BootInstant::ZERO);
-        assert_eq!(five.plus(Duration::MAX).plus(Duration::MAX), BootInstant::at(Duration::MAX));
+        assert_eq!(
+            five.plus(Duration::MAX).plus(Duration::MAX),
+            BootInstant::at(Duration::MAX)
+        );
         assert_eq!(BootInstant::ZERO.since(five), Duration::ZERO);
         assert_eq!(five.since(BootInstant::ZERO), Duration::from_secs(5));
     }

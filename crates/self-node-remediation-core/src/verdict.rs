@@ -51,21 +51,18 @@ pub struct Electorates<'a> {
 }
 
 impl Electorates<'_> {
-    fn all(&self, holds: impl Fn(&Table) -> bool) -> bool {
-        holds(self.announced) && self.pending.is_none_or(holds)
-    }
-
+    /// Whether a strict majority of both tables says so. One vote per name; who is in no table has none.
     fn most_say_api_error(
         &self,
         answers: &Answers,
         electorate: fn(&Table) -> &BTreeSet<NodeName>,
     ) -> bool {
-        let votes: BTreeSet<NodeName> = answers
-            .iter()
-            .filter(|(_, said)| **said == Said::ApiError)
-            .map(|(node, _)| node.clone())
-            .collect();
-        self.all(|table| is_strict_majority(&votes, electorate(table)))
+        let most_of = |table: &Table| {
+            let members = electorate(table);
+            let says = |node: &&NodeName| answers.get(*node) == Some(&Said::ApiError);
+            is_strict_majority(members.iter().filter(says).count(), members.len())
+        };
+        most_of(self.announced) && self.pending.is_none_or(most_of)
     }
 }
 
@@ -119,7 +116,11 @@ pub enum Verdict {
 }
 
 /// The worker part. `None`: not decided yet.
-pub fn workers(round: &Round<'_>, electorates: Electorates<'_>, min_peers: usize) -> Option<Workers> {
+pub fn workers(
+    round: &Round<'_>,
+    electorates: Electorates<'_>,
+    min_peers: usize,
+) -> Option<Workers> {
     if !round.full {
         return Some(Workers::BelowThreshold);
     }
@@ -132,9 +133,17 @@ pub fn workers(round: &Round<'_>, electorates: Electorates<'_>, min_peers: usize
     }
     let is_worker = |node: &NodeName| {
         electorates.announced.workers.contains(node)
-            || electorates.pending.is_some_and(|table| table.workers.contains(node))
+            || electorates
+                .pending
+                .is_some_and(|table| table.workers.contains(node))
     };
-    let said = || round.answers.iter().filter(|(node, _)| is_worker(node)).map(|(_, said)| *said);
+    let said = || {
+        round
+            .answers
+            .iter()
+            .filter(|(node, _)| is_worker(node))
+            .map(|(_, said)| *said)
+    };
     let healthy = said().find_map(|said| match said {
         Said::Healthy { sent } => Some(sent),
         Said::Unhealthy | Said::ApiError | Said::Silent => None,
@@ -186,10 +195,11 @@ pub fn verdict(
         }
         (_, Some(Workers::Unhealthy)) => Verdict::Unhealthy,
         (_, Some(Workers::Outage)) if round.diagnostics == Some(true) => outage,
-        (
-            ControlPlane::Outage,
-            Some(Workers::TooFew | Workers::Nobody | Workers::Isolated),
-        ) if round.diagnostics == Some(true) => outage,
+        (ControlPlane::Outage, Some(Workers::TooFew | Workers::Nobody | Workers::Isolated))
+            if round.diagnostics == Some(true) =>
+        {
+            outage
+        }
         (ControlPlane::Outage | ControlPlane::Open, _) => Verdict::Open,
     }
 }
@@ -208,7 +218,9 @@ enum ControlPlane {
 fn control_plane(answers: &Answers, electorates: Electorates<'_>) -> ControlPlane {
     let is_member = |node: &NodeName| {
         electorates.announced.control_plane.contains(node)
-            || electorates.pending.is_some_and(|table| table.control_plane.contains(node))
+            || electorates
+                .pending
+                .is_some_and(|table| table.control_plane.contains(node))
     };
     let mut healthy = None;
     for (_, said) in answers.iter().filter(|(node, _)| is_member(node)) {

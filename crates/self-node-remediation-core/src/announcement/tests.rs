@@ -19,13 +19,23 @@ fn prints_the_form_of_the_specification() {
         "boot=7d0c1c2e-8f0b-4a53-9f6f-0d5b7e1f9a11 armed=true wd=20 bound=90 workers=49 cp=0 \
          stamp=2026-01-02T03:04:05Z"
     );
-    let unbound = Announcement { bound: None, ..announcement() };
+    let unbound = Announcement {
+        bound: None,
+        ..announcement()
+    };
     assert!(unbound.to_string().contains(" bound=none "));
 }
 
 #[test]
 fn reads_what_it_prints() {
-    for value in [announcement(), Announcement { bound: None, armed: false, ..announcement() }] {
+    for value in [
+        announcement(),
+        Announcement {
+            bound: None,
+            armed: false,
+            ..announcement()
+        },
+    ] {
         assert_eq!(value.to_string().parse(), Ok(value));
     }
 }
@@ -34,9 +44,14 @@ fn reads_what_it_prints() {
 fn doubtful_texts_are_no_announcement() {
     let good = announcement().to_string();
     for key in ["boot", "armed", "wd", "bound", "workers", "cp", "stamp"] {
-        let without: Vec<&str> =
-            good.split(' ').filter(|field| !field.starts_with(&format!("{key}="))).collect();
-        assert!(without.join(" ").parse::<Announcement>().is_err(), "without {key}");
+        let without: Vec<&str> = good
+            .split(' ')
+            .filter(|field| !field.starts_with(&format!("{key}=")))
+            .collect();
+        assert!(
+            without.join(" ").parse::<Announcement>().is_err(),
+            "without {key}"
+        );
         let empty: Vec<String> = good
             .split(' ')
             .map(|field| match field.split_once('=') {
@@ -44,12 +59,30 @@ fn doubtful_texts_are_no_announcement() {
                 _ => field.to_owned(),
             })
             .collect();
-        assert!(empty.join(" ").parse::<Announcement>().is_err(), "empty {key}");
-        assert!(format!("{good} {key}=1").parse::<Announcement>().is_err(), "twice {key}");
+        assert!(
+            empty.join(" ").parse::<Announcement>().is_err(),
+            "empty {key}"
+        );
+        assert!(
+            format!("{good} {key}=1").parse::<Announcement>().is_err(),
+            "twice {key}"
+        );
     }
-    assert!(good.replace("wd=20", "wd=-1").parse::<Announcement>().is_err());
-    assert!(good.replace("bound=90", "bound=None").parse::<Announcement>().is_err());
-    assert!(good.replace("armed=true", "armed=yes").parse::<Announcement>().is_err());
+    assert!(
+        good.replace("wd=20", "wd=-1")
+            .parse::<Announcement>()
+            .is_err()
+    );
+    assert!(
+        good.replace("bound=90", "bound=None")
+            .parse::<Announcement>()
+            .is_err()
+    );
+    assert!(
+        good.replace("armed=true", "armed=yes")
+            .parse::<Announcement>()
+            .is_err()
+    );
 }
 
 #[test]
@@ -60,10 +93,15 @@ fn keys_of_a_later_version_are_skipped() {
 
 #[test]
 fn last_words_name_boot_and_timeout() {
-    let words = StoppedFeeding { boot: BootId::new("b1").unwrap(), timeout: 5 };
+    let words = StoppedFeeding {
+        boot: BootId::new("b1").unwrap(),
+        timeout: 5,
+    };
     assert_eq!(words.to_string(), "b1/5");
     assert_eq!("b1/5".parse(), Ok(words));
-    for bad in ["", "b1", "b1/", "/5", "b1/0", "b1/-5", "b1/5s", "b 1/5", "b1/5/5"] {
+    for bad in [
+        "", "b1", "b1/", "/5", "b1/0", "b1/-5", "b1/5s", "b 1/5", "b1/5/5",
+    ] {
         assert!(bad.parse::<StoppedFeeding>().is_err(), "{bad:?}");
     }
 }

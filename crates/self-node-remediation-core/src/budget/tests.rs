@@ -2,13 +2,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn limits(i: u64, a: u64, n: u32, c: u64, r: u64) -> Limits {
+fn limits(interval: u64, timeout: u64, threshold: u32, dial: u64, request: u64) -> Limits {
     Limits {
-        api_check_interval: Duration::from_secs(i),
-        api_server_timeout: Duration::from_secs(a),
-        max_api_error_threshold: n,
-        peer_dial_timeout: Duration::from_secs(c),
-        peer_request_timeout: Duration::from_secs(r),
+        api_check_interval: Duration::from_secs(interval),
+        api_server_timeout: Duration::from_secs(timeout),
+        max_api_error_threshold: threshold,
+        peer_dial_timeout: Duration::from_secs(dial),
+        peer_request_timeout: Duration::from_secs(request),
     }
 }
 
@@ -27,7 +27,17 @@ fn defaults_are_those_of_the_schema() {
 
 #[test]
 fn batches_of_the_original() {
-    let table = [(0, 0), (1, 1), (3, 1), (4, 2), (6, 2), (20, 7), (42, 14), (43, 11), (53, 11)];
+    let table = [
+        (0, 0),
+        (1, 1),
+        (3, 1),
+        (4, 2),
+        (6, 2),
+        (20, 7),
+        (42, 14),
+        (43, 11),
+        (53, 11),
+    ];
     for (peers, expected) in table {
         assert_eq!(batches(peers), expected, "{peers} peers");
     }
@@ -44,18 +54,27 @@ fn waits_of_the_original() {
         (defaults(), 50, 60, 306),
         (defaults(), 50, 10, 256),
     ] {
-        assert_eq!(original_wait(&limits, workers, secs(wd)), Some(secs(expected)));
+        assert_eq!(
+            original_wait(&limits, workers, secs(wd)),
+            Some(secs(expected))
+        );
     }
 }
 
 #[test]
 fn waits_of_an_announcing_node() {
     let fast = limits(3, 2, 3, 1, 4);
-    for (limits, wd, expected) in
-        [(defaults(), 10, 130), (defaults(), 60, 220), (defaults(), 20, 140), (fast, 10, 85)]
-    {
+    for (limits, wd, expected) in [
+        (defaults(), 10, 130),
+        (defaults(), 60, 220),
+        (defaults(), 20, 140),
+        (fast, 10, 85),
+    ] {
         let timing = Timing::new(limits).unwrap();
-        assert_eq!(announced_wait(timing.announced_span(), wd, None), Ok(secs(expected)));
+        assert_eq!(
+            announced_wait(timing.announced_span(), wd, None),
+            Ok(secs(expected))
+        );
     }
 }
 
@@ -65,7 +84,10 @@ fn the_user_can_only_lengthen() {
     assert_eq!(announced_wait(90, 10, Some(secs(131))), Ok(secs(131)));
     let timing = Timing::new(defaults()).unwrap();
     let least = timing.old_agent_wait(3, None, false, None).unwrap();
-    assert_eq!(timing.old_agent_wait(3, None, false, Some(secs(1))), Ok(least));
+    assert_eq!(
+        timing.old_agent_wait(3, None, false, Some(secs(1))),
+        Ok(least)
+    );
     let negative = SelfNodeRemediationConfigSpec {
         safe_time_to_assume_node_rebooted_seconds: Some(-5),
         ..SelfNodeRemediationConfigSpec::default()
@@ -86,8 +108,12 @@ fn h02_an_old_agents_watchdog_timeout_of_zero_counts_as_sixty() {
 #[test]
 fn an_old_control_plane_agent_gets_its_own_surcharge() {
     let timing = Timing::new(defaults()).unwrap();
-    let worker = timing.old_agent_wait(2, Some(secs(10)), false, None).unwrap();
-    let control_plane = timing.old_agent_wait(2, Some(secs(10)), true, None).unwrap();
+    let worker = timing
+        .old_agent_wait(2, Some(secs(10)), false, None)
+        .unwrap();
+    let control_plane = timing
+        .old_agent_wait(2, Some(secs(10)), true, None)
+        .unwrap();
     assert_eq!(control_plane, worker + secs(4 * 12 + 35));
 }
 
@@ -106,36 +132,66 @@ fn h12_the_closing_ping_is_counted() {
 fn moments_are_rounded_up() {
     let now: Timestamp = "2026-01-02T03:04:05.000000001Z".parse().unwrap();
     let exact: Timestamp = "2026-01-02T03:04:05Z".parse().unwrap();
-    assert_eq!(assumed_rebooted(now, secs(10)).unwrap().to_string(), "2026-01-02T03:04:16Z");
-    assert_eq!(assumed_rebooted(exact, secs(10)).unwrap().to_string(), "2026-01-02T03:04:15Z");
+    assert_eq!(
+        assumed_rebooted(now, secs(10)).unwrap().to_string(),
+        "2026-01-02T03:04:16Z"
+    );
+    assert_eq!(
+        assumed_rebooted(exact, secs(10)).unwrap().to_string(),
+        "2026-01-02T03:04:15Z"
+    );
     assert_eq!(whole_seconds_up(Duration::from_millis(1001)), 2);
     assert_eq!(whole_seconds_up(Duration::from_secs(2)), 2);
 }
 
 #[test]
 fn what_cannot_be_counted_is_refused() {
-    assert_eq!(Timing::new(limits(u64::MAX, 1, 1, 1, 1)), Err(Error::TooLong));
-    assert_eq!(Timing::new(limits(1, 1, 1, 1, u64::MAX)), Err(Error::TooLong));
-    assert_eq!(Timing::new(limits(1, u64::MAX, 1, 1, 1)), Err(Error::TooLong));
-    assert_eq!(Timing::new(limits(3600, 1, u32::MAX, 1, 1)), Err(Error::TooLong));
-    assert_eq!(announced_wait(u64::MAX, 1, None), Err(Error::TooLong));
-    assert_eq!(announced_wait(1, u64::MAX, None), Err(Error::TooLong));
-    assert_eq!(announced_wait(1, 1, Some(Duration::MAX)), Err(Error::TooLong));
-    assert_eq!(after_quorum(1, u64::MAX), Err(Error::TooLong));
-    assert_eq!(after_last_words(u64::MAX), Err(Error::TooLong));
+    assert_eq!(
+        Timing::new(limits(u64::MAX, 1, 1, 1, 1)),
+        Err(BudgetError::TooLong)
+    );
+    assert_eq!(
+        Timing::new(limits(1, 1, 1, 1, u64::MAX)),
+        Err(BudgetError::TooLong)
+    );
+    assert_eq!(
+        Timing::new(limits(1, u64::MAX, 1, 1, 1)),
+        Err(BudgetError::TooLong)
+    );
+    assert_eq!(
+        Timing::new(limits(3600, 1, u32::MAX, 1, 1)),
+        Err(BudgetError::TooLong)
+    );
+    assert_eq!(announced_wait(u64::MAX, 1, None), Err(BudgetError::TooLong));
+    assert_eq!(announced_wait(1, u64::MAX, None), Err(BudgetError::TooLong));
+    assert_eq!(
+        announced_wait(1, 1, Some(Duration::MAX)),
+        Err(BudgetError::TooLong)
+    );
+    assert_eq!(after_quorum(1, u64::MAX), Err(BudgetError::TooLong));
+    assert_eq!(after_last_words(u64::MAX), Err(BudgetError::TooLong));
     for bad in [0, -1, i64::MAX] {
         let spec = SelfNodeRemediationConfigSpec {
             max_api_error_threshold: Some(bad),
             ..SelfNodeRemediationConfigSpec::default()
         };
-        let error = Error::Count { field: "maxApiErrorThreshold", value: bad };
+        let error = BudgetError::Count {
+            field: "maxApiErrorThreshold",
+            value: bad,
+        };
         assert_eq!(Timing::of(&spec), Err(error));
     }
     let spec = SelfNodeRemediationConfigSpec {
         api_check_interval: Some("soon".into()),
         ..SelfNodeRemediationConfigSpec::default()
     };
-    assert!(matches!(Timing::of(&spec), Err(Error::Duration { field: "apiCheckInterval", .. })));
+    assert!(matches!(
+        Timing::of(&spec),
+        Err(BudgetError::Duration {
+            field: "apiCheckInterval",
+            ..
+        })
+    ));
 }
 
 /// Durations over the whole range of what the schema accepts, dense where configurations are.
@@ -178,7 +234,7 @@ proptest! {
             + (nanos(limits.peer_dial_timeout) + rq).max(30_000_000_000);
         match Timing::new(limits) {
             Err(error) => {
-                prop_assert_eq!(error, Error::TooLong);
+                prop_assert_eq!(error, BudgetError::TooLong);
                 prop_assert!(span > nanos(LONGEST));
             }
             Ok(timing) => {

@@ -1,0 +1,149 @@
+//! Fencing: once begun, only the end of the boot ends it.
+//!
+//! The watchdog starves; the last words (E2) follow when nothing feeds any more and that is recorded; and software
+//! resets the machine if the watchdog has not done so in time (section 12).
+
+use std::time::Duration;
+
+use super::{Command, Fencing, LastWords, Notice, Reason, Settings, Step, Watchdog};
+use crate::announcement::StoppedFeeding;
+use crate::time::BootInstant;
+
+/// The watchdog gets this long before software resets the machine.
+const SOFTWARE_AFTER: Duration = Duration::from_secs(30);
+/// The watchdog has failed when it has not fired this long after its timeout.
+const OVERDUE: Duration = Duration::from_secs(5);
+/// Pause between two attempts to reset by software.
+const SOFTWARE_RETRY: Duration = Duration::from_secs(1);
+
+/// When software resets a machine whose watchdog was fed last at `last_feed`.
+pub(super) fn software_after(begin: BootInstant, last_feed: BootInstant, wd: u64) -> BootInstant {
+    begin
+        .plus(SOFTWARE_AFTER)
+        .min(last_feed.plus(Duration::from_secs(wd)).plus(OVERDUE))
+}
+
+impl Step<'_> {
+    /// Begins to fence. Irrevocable.
+    pub(super) fn fence(&mut self, reason: Reason) {
+        if self.state.fencing.is_some() {
+            return;
+        }
+        let has_permit = self.has_permit();
+        self.end_round(true);
+        let mut software_at = self.now;
+        let mut last_words = LastWords::No;
+        if let Watchdog::Armed { timeout, .. } = self.state.watchdog {
+            // Shortening pings, which needs the permit; without it the device is left alone (E2).
+            self.first.push(Command::Starve {
+                shorten: has_permit,
+            });
+            software_at = software_after(self.now, self.now, timeout);
+            if has_permit {
+                last_words = LastWords::AfterStarving;
+            }
+        }
+        self.rest
+            .push(Command::Tell(Notice::Fencing(reason.clone())));
+        let since = self.now;
+        self.state.fencing = Some(Fencing {
+            reason,
+            since,
+            software_at,
+            last_words,
+            told_cannot: false,
+        });
+    }
+
+    pub(super) fn starved(&mut self, timeout: u64, last_feed: BootInstant) {
+        let Some(fencing) = &mut self.state.fencing else {
+            return;
+        };
+        fencing.software_at = software_after(fencing.since, last_feed, timeout);
+        if fencing.last_words == LastWords::AfterStarving {
+            fencing.last_words = if timeout > 0 {
+                LastWords::Due { timeout }
+            } else {
+                LastWords::No
+            };
+        }
+    }
+
+    pub(super) fn drive_fencing(&mut self) {
+        let Some(fencing) = &mut self.state.fencing else {
+            return;
+        };
+        if let LastWords::Due { timeout } = fencing.last_words {
+            fencing.last_words = LastWords::Sent { timeout };
+            let boot = self.settings.own.boot.clone();
+            self.rest
+                .push(Command::PublishStoppedFeeding(StoppedFeeding {
+                    boot,
+                    timeout,
+                }));
+        }
+        if !self.settings.software_reboot {
+            let armed = matches!(self.state.watchdog, Watchdog::Armed { .. });
+            if !armed && !fencing.told_cannot {
+                fencing.told_cannot = true;
+                self.rest.push(Command::Tell(Notice::CannotReboot));
+            }
+        } else if self.now >= fencing.software_at {
+            fencing.software_at = self.now.plus(SOFTWARE_RETRY);
+            self.rest.push(Command::SoftwareReboot);
+        }
+    }
+
+    /// The permit has run out. An armed watchdog is starved by its feeder already, and new proof may still resume the
+    /// feeding; only where no watchdog resets the machine in time, software must.
+    pub(super) fn drive_expiry(&mut self) {
+        let Some(limit) = self.limit() else { return };
+        if self.now < limit {
+            self.state.told.expired = false;
+            return;
+        }
+        let announcing = &self.state.announcing;
+        if !self.state.contact || !announcing.may_be_armed() {
+            return;
+        }
+        if !self.state.told.expired {
+            self.state.told.expired = true;
+            self.rest.push(Command::Tell(Notice::PermitExpired));
+        }
+        // By V so many checks have failed, unless the process itself stood still.
+        if self.state.errors < self.settings.timing.max_api_error_threshold() {
+            return;
+        }
+        if self
+            .state
+            .expiry_reset(self.settings, self.now)
+            .is_some_and(|at| self.now >= at)
+        {
+            self.fence(Reason::Isolated);
+        }
+    }
+}
+
+impl super::State {
+    /// When an expired permit becomes a reset by software.
+    pub(super) fn expiry_reset(
+        &self,
+        settings: &Settings,
+        now: BootInstant,
+    ) -> Option<BootInstant> {
+        let limit = self.limit(settings, now)?;
+        let wd = match self.watchdog {
+            Watchdog::Absent | Watchdog::Disarming | Watchdog::Disarmed => return Some(limit),
+            Watchdog::Armed { timeout, .. } => timeout,
+            // A predecessor's watchdog is still running.
+            Watchdog::NotTried | Watchdog::Opening => {
+                self.announcing.in_force().map_or(0, |value| value.wd)
+            }
+        };
+        if wd == 0 {
+            Some(limit)
+        } else {
+            Some(software_after(limit, limit, wd))
+        }
+    }
+}
