@@ -4,7 +4,7 @@
 //! `T::crd()` of kube-derive is nearly what the original project ships. This module closes the gap:
 //! it removes `nullable`, which the original CRDs do not have (and which would let `null` in where
 //! the original refuses it), does not require `spec` where the original does not, gives `listKind`,
-//! and describes the fields that every object has.
+//! and describes `apiVersion` and `kind`.
 
 pub mod additions;
 pub mod surface;
@@ -91,16 +91,8 @@ fn finish_root(root: &mut JSONSchemaProps, spec: Spec) {
         "kind".into(),
         text("Kind of this object. Cannot be changed."),
     );
-    properties.insert(
-        "metadata".into(),
-        JSONSchemaProps {
-            description: Some(
-                "Name, namespace, labels, annotations and other data that every object has.".into(),
-            ),
-            type_: Some("object".into()),
-            ..JSONSchemaProps::default()
-        },
-    );
+    // No description: the API server refuses one, it describes metadata itself.
+    properties.insert("metadata".into(), of_type("object"));
 }
 
 fn text(description: &str) -> JSONSchemaProps {

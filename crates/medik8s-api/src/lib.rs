@@ -16,7 +16,7 @@
 //!
 //! # Caveats
 //! `T::crd()` of the derived kinds is a raw form. Use [`crd::all`], which finishes it (no stray
-//! `nullable`, `listKind`, descriptions of `apiVersion`, `kind` and `metadata`).
+//! `nullable`, `listKind`, descriptions of `apiVersion` and `kind`).
 
 #![expect(
     clippy::duplicated_attributes,

@@ -330,19 +330,29 @@ pub struct SelfNodeRemediationConfigSpec {
     #[schemars(schema_with = "at_least_zero", extend("default" = defaults::MIN_PEERS_FOR_REMEDIATION))]
     pub min_peers_for_remediation: Option<i64>,
 
-    /// Watchdog timeout that the agent sets on the device. Go duration in whole seconds, from 5s
-    /// to 600s, for example 20s. Unset: the timeout of the driver is left as it is (60s for
-    /// softdog). A shorter timeout frees workload earlier; below 15s a kubelet that restarts the
-    /// agent slowly can cause a needless reboot.
+    /// Watchdog timeout that the agent sets on the device. Go duration in whole seconds without
+    /// fractions, from 5s to 600s, for example 20s or 1m30s. Unset: the timeout of the driver is
+    /// left as it is (60s for softdog). A shorter timeout frees workload earlier; below 15s a
+    /// kubelet that restarts the agent slowly can cause a needless reboot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
-    #[schemars(extend("x-kubernetes-validations" = [{
-        "rule": "duration(self) >= duration('5s') && duration(self) <= duration('600s') && duration(self) == duration(string(duration(self).getSeconds()) + 's')",
-        "message": "watchdogTimeout must be in whole seconds, from 5s to 600s",
-    }]))]
+    #[schemars(schema_with = "watchdog_timeout")]
     pub watchdog_timeout: Option<GoDuration>,
 }
 spec_may_be_absent!(SelfNodeRemediationConfigSpec);
+
+/// Whole seconds by the pattern, the range by a rule: the estimated cost of a rule that also
+/// compares with the rounded value is beyond what the API server allows.
+fn watchdog_timeout(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "string",
+        "maxLength": 32,
+        "pattern": "^([0-9]+(s|m|h))+$",
+        "x-kubernetes-validations": [{
+            "rule": "duration(self) >= duration('5s') && duration(self) <= duration('600s')",
+            "message": "watchdogTimeout must be from 5s to 600s",
+        }],
+    })
+}
 
 fn at_least_one(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({ "type": "integer", "minimum": 1 })

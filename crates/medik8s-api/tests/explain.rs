@@ -42,6 +42,11 @@ fn every_field_is_described() {
     let mut bad = Vec::new();
     all_nodes(|place, node| {
         let description = node["description"].as_str().unwrap_or_default();
+        if place.ends_with(".metadata") && place.matches('.').count() == 1 {
+            // The API server describes it, and refuses a CRD that does.
+            assert_eq!(description, "");
+            return;
+        }
         // One word would only repeat the name.
         if description.split_whitespace().count() < 2 || !description.ends_with('.') {
             bad.push(format!("{place}: {description:?}"));
