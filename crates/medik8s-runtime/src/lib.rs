@@ -25,6 +25,7 @@ pub mod informer;
 pub mod leader;
 pub mod metrics;
 pub mod node_lease;
+pub mod operator;
 pub mod probes;
 pub mod process;
 pub mod rbac;
