@@ -18,6 +18,7 @@ use tokio::{sync::broadcast, task::JoinHandle, time::sleep};
 
 use crate::{
     control_plane::ControlPlane,
+    images::Programs,
     kubelet::{self, Images},
     kwok,
     machine::{Happening, Hardware, Machine, NodeSpec},
@@ -31,7 +32,9 @@ use crate::{
 pub struct Options {
     /// Its nodes.
     pub nodes: Vec<NodeSpec>,
-    /// Programs that stand for images.
+    /// The operators' programs, laid out as their images.
+    pub programs: Option<Programs>,
+    /// More folders that stand for images.
     pub images: Images,
     /// What the machines are made of.
     pub hardware: Hardware,
@@ -70,6 +73,10 @@ impl Cluster {
             .or_else(|| temporary.as_ref().map(|folder| folder.path().to_owned()))
             .context("no folder")?;
         fs::create_dir_all(&folder)?;
+        let images = match options.programs {
+            Some(programs) => programs.lay_out(&folder.join("images"), options.images)?,
+            None => options.images,
+        };
         let fabric = Arc::new(Fabric::new().await?);
         let plane = ControlPlane::start(&folder, &tools, &fabric).await?;
         let kubeconfig = plane.kubeconfig_file("kwok")?;
@@ -86,7 +93,8 @@ impl Cluster {
                 Arc::clone(&fabric),
                 kubelet.clone(),
                 happenings.clone(),
-            )?;
+            )
+            .await?;
             machine
                 .register(spec.control_plane)
                 .await
@@ -99,7 +107,7 @@ impl Cluster {
         let shared = Arc::new(kubelet::Shared {
             client: kubelet,
             fabric: Arc::clone(&fabric),
-            images: options.images,
+            images,
             server: plane.server().to_owned(),
             ca_data: plane.ca_data(),
             pods_folder: folder.join("pods"),
@@ -236,15 +244,9 @@ impl Cluster {
         self.folder.join(format!("logs/pods/{namespace}_{pod}.log"))
     }
 
-    /// Kills the process of a pod (`kill -9`); its kubelet restarts it. False when it does not run.
-    pub fn kill_container(&self, namespace: &str, pod: &str) -> bool {
-        let name = format!("{namespace}/{pod}");
-        self.machines.values().any(|machine| {
-            machine.with_pods(|pods| {
-                let found = pods.values().find(|run| run.name() == name);
-                found.inspect(|run| run.kill_container()).is_some()
-            })
-        })
+    /// The running containers, to be killed.
+    pub fn containers(&self) -> Containers {
+        Containers(self.machines.values().cloned().collect())
     }
 
     /// Ends all processes.
@@ -279,6 +281,27 @@ impl Cluster {
             }
             sleep(Duration::from_millis(200)).await;
         }
+    }
+}
+
+/// The containers that run as processes on all machines.
+#[derive(Clone)]
+pub struct Containers(Vec<Arc<Machine>>);
+
+impl Containers {
+    /// Kills (`kill -9`) the processes of the pods, given as `namespace/name`, that are chosen; their
+    /// kubelets restart them. Returns how many were killed.
+    pub fn kill(&self, choose: impl Fn(&str) -> bool) -> usize {
+        let mut killed = 0;
+        for machine in &self.0 {
+            machine.with_pods(|pods| {
+                for run in pods.values().filter(|run| choose(run.name())) {
+                    run.kill_container();
+                    killed += 1;
+                }
+            });
+        }
+        killed
     }
 }
 

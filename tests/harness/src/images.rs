@@ -56,10 +56,10 @@ impl Programs {
         Ok(Self { managers, agent })
     }
 
-    /// Lays the images out in `folder`.
-    pub fn lay_out(&self, folder: &Path) -> anyhow::Result<Images> {
+    /// Lays the images out in `folder`, beside others.
+    pub(crate) fn lay_out(&self, folder: &Path, others: Images) -> anyhow::Result<Images> {
         ensure_test_agent(&self.agent)?;
-        let mut images = Images::default();
+        let mut images = others;
         for (image, program) in MANAGERS {
             let place = folder.join(image);
             fs::create_dir_all(&place)?;

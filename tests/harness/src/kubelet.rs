@@ -11,6 +11,7 @@
 //! * The end of a pod is the process first, then the object (grace 0, with its UID).
 //! * A writer is never ended because its object is gone.
 
+pub(crate) mod endpoint;
 mod launch;
 mod pod_run;
 mod probe;
@@ -28,6 +29,7 @@ use tokio::time::sleep;
 
 pub use launch::Images;
 pub(crate) use pod_run::PodRun;
+pub use probe::get;
 
 use crate::{
     kwok::{ENTRY_POINT, WRITER},

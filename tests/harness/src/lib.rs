@@ -35,6 +35,7 @@ pub mod network;
 pub mod process;
 pub mod relay;
 pub mod standing;
+pub mod story;
 pub mod tools;
 pub mod wait;
 pub mod watchdog;

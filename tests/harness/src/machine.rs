@@ -31,7 +31,7 @@ use tokio::{
 };
 
 use crate::{
-    kubelet::PodRun,
+    kubelet::{PodRun, endpoint},
     kwok::{ALIVE, DEAD, SIMULATED},
     network::{Cut, Fabric},
     watchdog::{self, Device, Shared, Signal},
@@ -157,7 +157,7 @@ struct State {
 
 impl Machine {
     /// Sets the machine up and switches it on; it becomes a node by [`Machine::register`].
-    pub(crate) fn build(
+    pub(crate) async fn build(
         spec: &NodeSpec,
         number: u8,
         folder: &Path,
@@ -190,6 +190,7 @@ impl Machine {
             change: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(Vec::new()),
         });
+        machine.fabric.add_node(number).await?;
         machine.power_up_files()?;
         let (signals, heard) = mpsc::unbounded_channel();
         let (device, socket) = (
@@ -201,7 +202,13 @@ impl Machine {
             drop(watchdog::serve(device, &socket, signals).await);
         });
         let watching = tokio::spawn(Arc::clone(&machine).watch(heard));
-        lock(&machine.tasks).extend([serving, watching]);
+        let own = Arc::downgrade(&machine);
+        let kubelet = endpoint::serve(machine.address(), move || {
+            own.upgrade().is_some_and(|machine| machine.is_on())
+        });
+        // Ends only when the port breaks; agents then see a dead kubelet.
+        let answering = tokio::spawn(async move { drop(kubelet.await) });
+        lock(&machine.tasks).extend([serving, watching, answering]);
         Ok(machine)
     }
 

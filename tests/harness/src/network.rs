@@ -41,6 +41,7 @@ const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const NOWHERE: &str = "66";
 /// Order of the routing rules: exceptions first, then cuts, then what is local, then routes.
 const PREF_EXEMPT: &str = "80";
+const PREF_SELF: &str = "70";
 const PREF_CUT: &str = "100";
 const PREF_LOCAL: &str = "1000";
 
@@ -151,6 +152,12 @@ impl Fabric {
         Ipv4Addr::new(10, self.cluster, 0, 3)
     }
 
+    /// [`Fabric::probe`] of the cluster that an address belongs to.
+    pub(crate) const fn probe_of(address: Ipv4Addr) -> Ipv4Addr {
+        let [_, cluster, _, _] = address.octets();
+        Ipv4Addr::new(10, cluster, 0, 3)
+    }
+
     /// Address of a node.
     pub const fn node(&self, node: u8) -> Ipv4Addr {
         Ipv4Addr::new(10, self.cluster, node.saturating_add(16), 1)
@@ -173,6 +180,12 @@ impl Fabric {
 
     fn node_range(&self, node: u8) -> String {
         format!("10.{}.{}.0/24", self.cluster, node.saturating_add(16))
+    }
+
+    /// Gives a node its address.
+    pub(crate) async fn add_node(&self, node: u8) -> anyhow::Result<()> {
+        self.batch(&format!("address add {}/32 dev lo\n", self.node(node)))
+            .await
     }
 
     /// Gives the process' namespace its interface and routes the address there.
@@ -200,10 +213,11 @@ impl Fabric {
     }
 
     async fn change_rules(&self, verb: &str, node: u8, cut: Cut) -> anyhow::Result<()> {
-        let (range, api) = (self.node_range(node), self.api());
+        let (range, node, api) = (self.node_range(node), self.node(node), self.api());
         let rules = match cut {
             Cut::Everything => format!(
-                "rule {verb} pref {PREF_EXEMPT} from {range} to {range} lookup main\n\
+                "rule {verb} pref {PREF_SELF} from {range} to {node} lookup local\n\
+                 rule {verb} pref {PREF_EXEMPT} from {range} to {range} lookup main\n\
                  rule {verb} pref {PREF_CUT} from {range} lookup {NOWHERE}\n\
                  rule {verb} pref {PREF_CUT} to {range} lookup {NOWHERE}\n"
             ),

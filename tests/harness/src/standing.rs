@@ -123,14 +123,14 @@ pub fn stay(folder: &Path, workers: u8) -> ExitCode {
         Err(error) => return crate::finish(Err(error)),
     };
     crate::run(|| async {
-        let images = Programs::find()?.lay_out(&folder.join("images"))?;
+        let programs = Some(Programs::find()?);
         let nodes = (1..=3)
             .map(|number| NodeSpec::control_plane(format!("control-plane-{number}")))
             .chain((1..=workers).map(|number| NodeSpec::worker(format!("worker-{number}"))))
             .collect();
         let options = Options {
             nodes,
-            images,
+            programs,
             folder: Some(folder.to_owned()),
             ..Options::default()
         };

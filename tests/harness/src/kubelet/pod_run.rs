@@ -219,7 +219,6 @@ impl Life {
         let readiness = check(|container| container.readiness_probe.as_ref());
         let liveness = check(|container| container.liveness_probe.as_ref());
         let startup = check(|container| container.startup_probe.as_ref());
-        let from = self.shared.fabric.probe();
         let (mut begun, mut ready) = (startup.is_none(), readiness.is_none() && startup.is_none());
         let mut patience = Patience::new(Instant::now());
         let since = now();
@@ -248,7 +247,7 @@ impl Life {
             }
             if !begun {
                 begun = match &startup {
-                    Some(check) => check.passes(from).await,
+                    Some(check) => check.passes().await,
                     None => true,
                 };
             }
@@ -256,12 +255,12 @@ impl Life {
                 continue;
             }
             ready = match &readiness {
-                Some(check) => check.passes(from).await,
+                Some(check) => check.passes().await,
                 None => true,
             };
             if let Some(check) = &liveness
                 && patience.is_due(Instant::now())
-                && patience.lost(check.passes(from).await, check, Instant::now())
+                && patience.lost(check.passes().await, check, Instant::now())
             {
                 self.note("liveness probe failed: restarting");
                 return process.stop(Duration::from_secs(10)).await;

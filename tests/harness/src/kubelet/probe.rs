@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use k8s_openapi::{
     api::core::v1::{Container, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
@@ -14,6 +15,8 @@ use tokio::{
     net::TcpSocket,
     time::timeout,
 };
+
+use crate::network::Fabric;
 
 /// Where and how often to ask.
 #[derive(Debug, Clone)]
@@ -47,25 +50,34 @@ impl Check {
         })
     }
 
-    /// One request, answered in a second with a code from 200 to 399.
-    pub(super) async fn passes(&self, from: Ipv4Addr) -> bool {
-        let asked = timeout(Duration::from_secs(1), self.ask(from)).await;
-        matches!(asked, Ok(Ok(200..=399)))
+    /// Whether one request is answered in a second with a code from 200 to 399.
+    pub(super) async fn passes(&self) -> bool {
+        let asked = get(self.target, &self.path, Duration::from_secs(1)).await;
+        matches!(asked, Ok(200..=399))
     }
+}
 
-    async fn ask(&self, from: Ipv4Addr) -> anyhow::Result<u16> {
+/// The status code of a GET, asked from the address that no cut of a node touches.
+pub async fn get(target: SocketAddr, path: &str, limit: Duration) -> anyhow::Result<u16> {
+    timeout(limit, async {
         let socket = TcpSocket::new_v4()?;
-        socket.bind(SocketAddr::new(IpAddr::from(from), 0))?;
-        let mut stream = socket.connect(self.target).await?;
-        let request = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.path, self.target
-        );
+        socket.bind(SocketAddr::new(IpAddr::from(probe_address(target)), 0))?;
+        let mut stream = socket.connect(target).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
         stream.take(4096).read_to_string(&mut answer).await?;
-        let code = answer.split(' ').nth(1).unwrap_or_default();
-        Ok(code.parse()?)
+        Ok(answer.split(' ').nth(1).unwrap_or_default().parse()?)
+    })
+    .await
+    .context("no answer in time")?
+}
+
+/// The probing address of the cluster that the pod belongs to.
+fn probe_address(pod: SocketAddr) -> Ipv4Addr {
+    match pod.ip() {
+        IpAddr::V4(address) => Fabric::probe_of(address),
+        IpAddr::V6(_) => Ipv4Addr::UNSPECIFIED,
     }
 }
 

@@ -1,0 +1,87 @@
+//! The main story: a node is lost and fenced, its workload comes back elsewhere, a control plane outage
+//! fences nobody, a node is drained and given back.
+//!
+//! # Purpose
+//! One scenario, told by `medik8s-demo` and checked by `tests/story.rs`: the same code, the same
+//! asserts. Every step that does not come, or comes in the wrong order, ends it with an error that says
+//! which one.
+//!
+//! # Guarantees
+//! Nothing of the product is shortened for it: the operators run from the shipped manifests, the agents
+//! from the DaemonSet that the manager renders, with the fast profile of `manifests/config.yaml`.
+
+mod chaos;
+mod failover;
+mod install;
+mod maintenance;
+mod observe;
+mod outage;
+mod report;
+mod tamper;
+
+use std::time::Duration;
+
+use crate::{Cluster, Options, images::Programs, machine::NodeSpec};
+
+pub use report::{Narrator, Phases};
+
+/// How the story is told.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Telling {
+    /// Give the manager a safe time that is too short: the story must end in a failure.
+    pub broken: bool,
+    /// `kill -9` each manager at a random moment.
+    pub chaos: bool,
+}
+
+/// Workers of the story's cluster.
+const WORKERS: u8 = 5;
+/// Control-plane nodes of the story's cluster.
+const CONTROL_PLANE: u8 = 3;
+/// Members of a peer table must be this old before its node's quorum counts them.
+const MEMBER_AGE: Duration = Duration::from_mins(1);
+
+/// The cluster that the story needs.
+pub async fn cluster(folder: Option<std::path::PathBuf>) -> anyhow::Result<Cluster> {
+    let nodes = (1..=CONTROL_PLANE)
+        .map(|number| NodeSpec::control_plane(format!("control-plane-{number}")))
+        .chain((1..=WORKERS).map(|number| NodeSpec::worker(format!("worker-{number}"))))
+        .collect();
+    Cluster::start(Options {
+        nodes,
+        programs: Some(Programs::find()?),
+        folder,
+        ..Options::default()
+    })
+    .await
+}
+
+/// Tells the story on a fresh cluster; the durations of its phases.
+pub async fn tell(
+    cluster: &Cluster,
+    telling: Telling,
+    narrator: &Narrator,
+) -> anyhow::Result<Phases> {
+    let mut phases = Phases::default();
+    narrator.chapter("A Kubernetes control plane with simulated nodes and real operators");
+    let installed = install::install(cluster, telling, narrator).await?;
+    phases.add("cluster started", cluster.started_in());
+    phases.add("operators installed and all agents armed", installed);
+    let chaos = telling
+        .chaos
+        .then(|| chaos::Chaos::start(cluster, narrator));
+
+    narrator.chapter("Maintenance: a node with 20 pods is drained and given back");
+    maintenance::maintain(cluster, narrator, &mut phases).await?;
+
+    narrator.chapter("Failover: the node that runs the ledger is cut off from everything");
+    failover::fail_over(cluster, telling, narrator, &mut phases).await?;
+
+    narrator.chapter("Outage: the API server is cut away from all nodes");
+    outage::lose_the_api(cluster, narrator, &mut phases).await?;
+
+    if let Some(chaos) = chaos {
+        chaos.finish(narrator).await?;
+    }
+    Ok(phases)
+}

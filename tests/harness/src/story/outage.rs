@@ -1,0 +1,126 @@
+//! The API server is away for everybody: nobody may fence itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use anyhow::{bail, ensure};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, ResourceExt as _, api::ListParams};
+use medik8s_api::SelfNodeRemediation;
+use tokio::time::sleep;
+
+use super::{Narrator, Phases, install, observe::Tail};
+use crate::{Cluster, cluster::is_ready, machine::What, network::Cut, wait, writers};
+
+/// An isolated node has reset itself 55 s after its last contact at the latest.
+const LENGTH: Duration = Duration::from_secs(80);
+
+pub(super) async fn lose_the_api(
+    cluster: &Cluster,
+    narrator: &Narrator,
+    phases: &mut Phases,
+) -> anyhow::Result<()> {
+    install::armed(cluster, Duration::ZERO).await?;
+    let boots: BTreeMap<String, String> = cluster
+        .machines()
+        .map(|machine| (machine.name().to_owned(), machine.boot_id()))
+        .collect();
+    let lives = writers::lives(&writers::read(&cluster.writers_log())?).len();
+    let mut logs = agent_logs(cluster).await?;
+    let mut happenings = cluster.happenings();
+
+    let begin = Instant::now();
+    let narrator = narrator.since(begin);
+    for machine in cluster.machines() {
+        machine.cut(Cut::Api).await?;
+    }
+    narrator.event(&format!(
+        "CUT: no node reaches the API server; an isolated node would reset itself within 55 s, this lasts {} s",
+        LENGTH.as_secs()
+    ));
+    let mut convinced = BTreeSet::new();
+    while begin.elapsed() < LENGTH {
+        while let Ok(happening) = happenings.try_recv() {
+            if let What::Reset { cause } = happening.what {
+                bail!(
+                    "{} was reset ({cause:?}) in an outage of the control plane",
+                    happening.node
+                );
+            }
+        }
+        for (node, log) in &mut logs {
+            let asked = log
+                .lines()
+                .iter()
+                .any(|line| line.contains("nodes couldn't access the api-server"));
+            if asked && convinced.insert(node.clone()) {
+                narrator.event(&format!(
+                    "{node}: most peers cannot reach the API server either, staying up"
+                ));
+            }
+        }
+        sleep(Duration::from_millis(200)).await;
+    }
+    ensure!(
+        convinced.len() == boots.len(),
+        "only {} of {} agents asked their peers; the outage was too short to prove anything",
+        convinced.len(),
+        boots.len()
+    );
+    for machine in cluster.machines() {
+        machine.mend().await?;
+    }
+    let mended = Instant::now();
+    narrator.event("the API server is back; no node was reset");
+
+    let nodes: Api<Node> = Api::all(cluster.admin());
+    wait::until(
+        "all nodes to be Ready again",
+        Duration::from_mins(1),
+        async || {
+            let nodes = nodes.list(&ListParams::default()).await?;
+            Ok(nodes.iter().all(is_ready).then_some(()))
+        },
+    )
+    .await?;
+    install::armed(cluster, Duration::ZERO).await?;
+    let remediations: Api<SelfNodeRemediation> = Api::all(cluster.admin());
+    let remediations = remediations.list(&ListParams::default()).await?;
+    ensure!(
+        remediations.items.is_empty(),
+        "the outage left a remediation behind"
+    );
+    for machine in cluster.machines() {
+        ensure!(
+            boots.get(machine.name()) == Some(&machine.boot_id()),
+            "{} was rebooted by the outage",
+            machine.name()
+        );
+    }
+    let now = writers::lives(&writers::read(&cluster.writers_log())?).len();
+    ensure!(now == lives, "the outage moved the ledger");
+    narrator.event("all nodes are Ready, no remediation was created, the ledger never stopped");
+    phases.add(
+        "API server away from all nodes, nobody reset",
+        mended.duration_since(begin),
+    );
+    phases.add("API server back -> all nodes Ready", mended.elapsed());
+    Ok(())
+}
+
+async fn agent_logs(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, Tail>> {
+    let agents: Api<Pod> = Api::all(cluster.admin());
+    let agents = agents
+        .list(&ListParams::default().labels("app.kubernetes.io/component=agent"))
+        .await?;
+    Ok(agents
+        .iter()
+        .filter_map(|agent| {
+            let node = agent.spec.as_ref()?.node_name.clone()?;
+            let log = cluster.pod_log(&agent.namespace()?, &agent.name_any());
+            Some((node, Tail::at_end(&log)))
+        })
+        .collect())
+}
