@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How often the answers are checked.
-const REFRESH: Duration = Duration::from_secs(5 * 60);
+const REFRESH: Duration = Duration::from_mins(5);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
 const DEADLINE: Duration = Duration::from_secs(10);
 

@@ -50,6 +50,9 @@ pub enum CertError {
     Use(#[source] TlsError),
 }
 
+/// Device, inode, time of change in seconds and nanoseconds, size.
+type Fingerprint = (u64, u64, i64, i64, u64);
+
 /// A certificate and its key in two files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertFiles {
@@ -105,7 +108,7 @@ impl CertFiles {
     }
 
     /// What changes when the files do, through the kubelet's symbolic links.
-    fn fingerprint(&self) -> Option<[(u64, u64, i64, i64, u64); 2]> {
+    fn fingerprint(&self) -> Option<[Fingerprint; 2]> {
         let one = |path: &Path| {
             let meta = fs::metadata(path).ok()?;
             Some((

@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use nix::time::{ClockId, clock_gettime};
 
 /// Boot time at which clocks of tests start, so that a test can look back without underflow.
-const MANUAL_START: Duration = Duration::from_secs(86_400);
+const MANUAL_START: Duration = Duration::from_hours(24);
 
 /// A source of wall time and boot time.
 #[derive(Debug, Clone, Default)]

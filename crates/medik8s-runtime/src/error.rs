@@ -61,12 +61,15 @@ pub trait Classify {
 /// A request to the API server that did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {operation} {object}")]
-pub struct Error {
+pub struct ApiError {
     operation: &'static str,
     object: String,
     #[source]
     cause: Cause,
 }
+
+/// The name under which modules that read and write know it.
+pub use self::ApiError as Error;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -95,13 +98,13 @@ impl From<kube::Error> for Cause {
     }
 }
 
-impl Classify for Error {
+impl Classify for ApiError {
     fn class(&self) -> Class {
         Self::class(self)
     }
 }
 
-impl Error {
+impl ApiError {
     /// An error of `operation` (a verb: "patch", "read") on `object` (kind and name).
     pub fn new(
         operation: &'static str,
@@ -121,11 +124,14 @@ impl Error {
     }
 
     /// The API server's answer, if there was one.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "everything else happened on our side of the connection"
+    )]
     pub fn status(&self) -> Option<&Status> {
         match &self.cause {
             Cause::Api(error) | Cause::TestFailed(error) => match error.as_ref() {
                 kube::Error::Api(status) => Some(status),
-                // Everything else happened on our side of the connection.
                 _ => None,
             },
             Cause::Deadline(_) | Cause::Request(_) | Cause::NotLeader => None,
@@ -145,6 +151,10 @@ impl Error {
 
     /// Whether the server may have acted although we saw a failure: the answer was lost, late, or
     /// the server itself could not tell. A write must then be looked up before it is relied on.
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "kube's error enum differs by feature; what is not listed may have been sent"
+    )]
     pub fn outcome_unknown(&self) -> bool {
         match &self.cause {
             Cause::Deadline(_) => true,
@@ -181,10 +191,13 @@ impl Error {
 
     /// The same error, as a conflict if it is the server's answer to a failed `test`.
     pub(crate) fn with_failed_test(mut self) -> Self {
-        self.cause = match self.cause {
-            Cause::Api(error) if is_failed_test(&error) => Cause::TestFailed(error),
-            other => other,
-        };
+        if let Cause::Api(error) = self.cause {
+            self.cause = if is_failed_test(&error) {
+                Cause::TestFailed(error)
+            } else {
+                Cause::Api(error)
+            };
+        }
         self
     }
 

@@ -175,14 +175,13 @@ impl Sink {
     /// Writes Events until `stop`, then what still waits.
     pub async fn run(mut self, stop: Shutdown) -> anyhow::Result<()> {
         while let Some(told) = stop.or_stop(self.next()).await {
-            match told {
-                // A write in progress is not abandoned: it has a deadline of its own.
-                Some(told) => self.write(told).await,
-                None => {
-                    stop.triggered().await;
-                    break;
-                }
-            }
+            let Some(told) = told else {
+                // Nobody can record any more; that is no reason to end before the process does.
+                stop.triggered().await;
+                break;
+            };
+            // A write in progress is not abandoned: it has a deadline of its own.
+            self.write(told).await;
         }
         let flush = async {
             while let Some(told) = self.waiting_now() {

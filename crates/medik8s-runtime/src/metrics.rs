@@ -431,3 +431,6 @@ fn histogram(
     registry.register(Box::new(family.clone()))?;
     Ok(family)
 }
+
+#[cfg(test)]
+mod tests;

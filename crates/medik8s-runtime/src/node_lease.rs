@@ -246,10 +246,12 @@ impl NodeLeases {
                 return Ok(Released::Absent);
             };
             match self.delete(&name, which).await {
-                Ok(Deleted::Accepted | Deleted::Gone) => return Ok(Released::Deleted),
                 // Another lease under the same name: look whose it is.
                 Ok(Deleted::Replaced) if attempts < ATTEMPTS => {}
-                Ok(Deleted::Replaced) => return Ok(Released::Deleted),
+                // The one that was seen is gone in any case.
+                Ok(Deleted::Accepted | Deleted::Gone | Deleted::Replaced) => {
+                    return Ok(Released::Deleted);
+                }
                 Err(error) if attempts < ATTEMPTS && lost_race(&error) => {}
                 Err(error) => return Err(failed(error)),
             }

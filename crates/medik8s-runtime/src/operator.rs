@@ -118,7 +118,9 @@ impl Operator {
                 metrics: metrics.clone(),
                 params: Params::default(),
             });
-            process.service("leader election", |stop| async move { Ok(elector.run(stop).await?) });
+            process.service("leader election", |stop| async move {
+                Ok(Box::pin(elector.run(stop)).await?)
+            });
             leadership
         } else {
             Leadership::always(clock.clone())
@@ -146,8 +148,12 @@ impl Operator {
     fn with_metrics_endpoint(mut self) -> anyhow::Result<Self> {
         let certificate = certs::self_signed(self.about.product.name)
             .context("could not make a certificate for the metrics endpoint")?;
-        let tls = ServerTls::new(certificate, &tls::Profile::default(), self.args.enable_http2)
-            .context("could not set up TLS for the metrics endpoint")?;
+        let tls = ServerTls::new(
+            certificate,
+            &tls::Profile::default(),
+            self.args.enable_http2,
+        )
+        .context("could not set up TLS for the metrics endpoint")?;
         let server = MetricsServer {
             bind: self.args.metrics_bind_address.clone(),
             tls,
@@ -159,7 +165,8 @@ impl Operator {
             )),
         };
         let metrics = self.metrics.clone();
-        self.process.service("metrics", |stop| metrics::serve(metrics, server, stop));
+        self.process
+            .service("metrics", |stop| metrics::serve(metrics, server, stop));
         Ok(self)
     }
 
@@ -185,7 +192,8 @@ impl Operator {
             certificates: certificates::Source::choose(&self.args.webhook, own),
             check: self.probes.ready_check("webhook"),
         };
-        self.process.service("webhooks", |stop| server.run(settings, stop));
+        self.process
+            .service("webhooks", |stop| server.run(settings, stop));
     }
 
     /// Starts what only the leader does, once this process leads.
@@ -195,14 +203,19 @@ impl Operator {
     {
         let leadership = self.leadership.clone();
         self.process.worker(name, |stop| async move {
-            if leadership.acquired(&stop).await { start(stop).await } else { Ok(()) }
+            if leadership.acquired(&stop).await {
+                start(stop).await
+            } else {
+                Ok(())
+            }
         });
     }
 
     /// Runs until told to stop, or until something ends that should not.
     pub async fn run(mut self) -> anyhow::Result<()> {
         let (probes, bind) = (self.probes, self.args.health_probe_bind_address);
-        self.process.service("probes", |stop| probes.serve(bind, stop));
+        self.process
+            .service("probes", |stop| probes.serve(bind, stop));
         self.process.run().await
     }
 }

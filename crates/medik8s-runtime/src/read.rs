@@ -163,18 +163,15 @@ where
 
 /// The server's answer as a `Status`, also when it is not JSON (proxies, overload).
 pub(crate) fn status_of(code: http::StatusCode, body: &[u8]) -> Status {
-    serde_json::from_slice::<Status>(body)
+    let parsed = serde_json::from_slice::<Status>(body)
         .ok()
-        .filter(Status::is_failure)
-        .map(|mut status| {
-            if status.code == 0 {
-                status.code = code.as_u16();
-            }
-            status
-        })
-        .unwrap_or_else(|| {
-            Status::failure(String::from_utf8_lossy(body).trim(), "").with_code(code.as_u16())
-        })
+        .filter(Status::is_failure);
+    let mut status =
+        parsed.unwrap_or_else(|| Status::failure(String::from_utf8_lossy(body).trim(), ""));
+    if status.code == 0 {
+        status.code = code.as_u16();
+    }
+    status
 }
 
 /// The one form of date that servers send (RFC 9110, IMF-fixdate).

@@ -87,7 +87,7 @@ impl CertSlot {
         self.get().is_some()
     }
 
-    fn get(&self) -> Option<Arc<CertifiedKey>> {
+    pub(crate) fn get(&self) -> Option<Arc<CertifiedKey>> {
         self.0
             .read()
             .unwrap_or_else(PoisonError::into_inner)

@@ -18,7 +18,7 @@ use kube::{
     api::{Patch, PatchParams, PostParams},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
     error::Cause,
@@ -184,7 +184,10 @@ impl Writer {
         K: Resource + DeserializeOwned,
         B: Serialize,
     {
-        let status = self.encode("patch status of", api, name, status)?;
+        let status = serde_json::to_value(status).map_err(|error| {
+            let cause = Cause::Request(error.to_string());
+            Error::new("patch status of", object(api, name), cause)
+        })?;
         let body = match resource_version {
             Some(version) => json!({"metadata": {"resourceVersion": version}, "status": status}),
             None => json!({ "status": status }),
@@ -314,22 +317,6 @@ impl Writer {
             api.patch_status(name, params, patch),
         )
         .await
-    }
-
-    fn encode<K: Resource, B: Serialize>(
-        &self,
-        operation: &'static str,
-        api: &Api<K>,
-        name: &str,
-        body: &B,
-    ) -> Result<Value, Error> {
-        serde_json::to_value(body).map_err(|error| {
-            Error::new(
-                operation,
-                object(api, name),
-                Cause::Request(error.to_string()),
-            )
-        })
     }
 
     /// The one place where a write leaves: checks the lease first, then waits no longer than both

@@ -6,10 +6,10 @@ use super::{Told, Type};
 
 /// Events remembered for aggregation. The API server keeps them for an hour by default.
 const REMEMBERED: usize = 512;
-const REMEMBER_FOR: Duration = Duration::from_secs(50 * 60);
+const REMEMBER_FOR: Duration = Duration::from_mins(50);
 /// client-go's `EventSourceObjectSpamFilter`: burst and refill.
 const BURST: f64 = 25.0;
-const REFILL: Duration = Duration::from_secs(5 * 60);
+const REFILL: Duration = Duration::from_mins(5);
 
 /// What makes two Events the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

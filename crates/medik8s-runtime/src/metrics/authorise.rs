@@ -15,7 +15,7 @@ use kube::{Api, Client};
 
 use crate::{clock::Clock, error::Error, write::Writer};
 
-const ALLOW_FOR: Duration = Duration::from_secs(5 * 60);
+const ALLOW_FOR: Duration = Duration::from_mins(5);
 const DENY_FOR: Duration = Duration::from_secs(30);
 /// Entries kept at most, so that made-up tokens cannot fill the memory.
 const CACHE_SIZE: usize = 128;

@@ -48,7 +48,7 @@ use authority::{AuthorityError, Material, Plan};
 use bundle::{ClientConfigs, bundle_patch};
 
 /// How often the Secret is looked at, for what another replica has renewed.
-const REFRESH: Duration = Duration::from_secs(30 * 60);
+const REFRESH: Duration = Duration::from_mins(30);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
 
 /// Where the certificate comes from.
@@ -106,9 +106,8 @@ impl Source {
         let files = candidates(args.webhook_cert_dir.as_deref());
         match args.webhook_cert_mode {
             CertMode::Files => Self::Files(files),
-            CertMode::SelfManaged => Self::SelfManaged(Box::new(own)),
             CertMode::Auto if files.iter().any(CertFiles::exist) => Self::Files(files),
-            CertMode::Auto => Self::SelfManaged(Box::new(own)),
+            CertMode::Auto | CertMode::SelfManaged => Self::SelfManaged(Box::new(own)),
         }
     }
 

@@ -15,7 +15,7 @@ use x509_parser::{
 
 use crate::tls::certified_key;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 const AUTHORITY_LIFE: Duration = DAY.saturating_mul(3650);
 /// A new authority is made when the old one has less than this left. Longer than a certificate
 /// lives, so that no certificate outlives its authority.

@@ -73,3 +73,49 @@ pub(super) fn bundle_patch(entries: &[Entry], bundle: &[u8]) -> Option<Patch> {
     }
     (!operations.is_empty()).then_some(Patch(operations))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn entry(name: &str, bundle: Option<&[u8]>) -> Entry {
+        Entry {
+            name: name.to_owned(),
+            bundle: bundle.map(<[u8]>::to_vec),
+        }
+    }
+
+    #[test]
+    fn sets_only_what_differs_and_touches_nothing_else() {
+        let entries = [
+            entry("a", Some(b"new")),
+            entry("b", None),
+            entry("c", Some(b"old")),
+        ];
+        let patch = bundle_patch(&entries, b"new").unwrap();
+        let mut object = json!({"webhooks": [
+            {"name": "a", "clientConfig": {"caBundle": "bmV3", "url": "u"}},
+            {"name": "b", "clientConfig": {"service": {"name": "s"}}},
+            {"name": "c", "clientConfig": {"caBundle": "b2xk"}, "sideEffects": "None"},
+        ]});
+        json_patch::patch(&mut object, &patch).unwrap();
+        assert_eq!(
+            object,
+            json!({"webhooks": [
+                {"name": "a", "clientConfig": {"caBundle": "bmV3", "url": "u"}},
+                {"name": "b", "clientConfig": {"service": {"name": "s"}, "caBundle": "bmV3"}},
+                {"name": "c", "clientConfig": {"caBundle": "bmV3"}, "sideEffects": "None"},
+            ]})
+        );
+        assert_eq!(bundle_patch(&entries[..1], b"new"), None);
+    }
+
+    #[test]
+    fn a_list_in_another_order_is_a_conflict() {
+        let patch = bundle_patch(&[entry("a", None)], b"new").unwrap();
+        let mut object = json!({"webhooks": [{"name": "b", "clientConfig": {}}]});
+        assert!(json_patch::patch(&mut object, &patch).is_err());
+    }
+}
