@@ -7,6 +7,6 @@
 
 pub mod daemonset;
 pub mod defaults;
-// pub mod effects;
+pub mod effects;
 pub mod plan;
 pub mod templates;

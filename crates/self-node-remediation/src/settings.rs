@@ -1,7 +1,6 @@
 //! Command line and environment of the manager.
 
 use clap::Parser;
-use medik8s_api::names::snr;
 use medik8s_runtime::{
     cli::{self, CommonArgs, Product},
     settings::{Env, EnvError},
@@ -36,8 +35,6 @@ pub struct Settings {
     pub image: String,
     /// `MY_NODE_NAME`: the node that the manager runs on, if it is known.
     pub node_name: Option<String>,
-    /// Holder of the leader lease.
-    pub leader_lease: &'static str,
 }
 
 impl Settings {
@@ -57,7 +54,6 @@ impl Settings {
                 )?
                 .to_owned(),
             node_name: env.optional("MY_NODE_NAME").map(str::to_owned),
-            leader_lease: snr::LEADER_ELECTION_ID,
         })
     }
 }

@@ -30,7 +30,7 @@ use crate::settings::Settings;
 
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum InstallError {
     /// The API server refused or did not answer.
     #[error(transparent)]
     Api(#[from] write::Error),
@@ -39,7 +39,7 @@ pub enum Error {
     Certificates(#[from] CreateError),
 }
 
-impl Classify for Error {
+impl Classify for InstallError {
     fn class(&self) -> Class {
         match self {
             Self::Api(error) => error.class(),
@@ -70,7 +70,7 @@ pub struct Install {
 
 impl Install {
     /// One look at everything, and what follows from it.
-    pub async fn reconcile(&self) -> Result<Action, Error> {
+    pub async fn reconcile(&self) -> Result<Action, InstallError> {
         let namespace = self.settings.namespace.as_str();
         let config = self.configs.get(Some(namespace), snr::CONFIG_NAME);
         let daemon_set = self.daemon_sets.get(Some(namespace), snr::DAEMON_SET_NAME);
@@ -94,14 +94,15 @@ impl Install {
         Ok(Action::after_if(wake))
     }
 
-    async fn certificates(&self) -> Result<Certificates, Error> {
-        let secrets: Api<Secret> =
-            Api::namespaced(self.client.clone(), &self.settings.namespace);
+    async fn certificates(&self) -> Result<Certificates, InstallError> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.settings.namespace);
         let Some(secret) = read::get_opt(&secrets, snr::CERTIFICATES_SECRET).await? else {
             return Ok(Certificates::Absent);
         };
-        let usable = certificate_set(&secret)
-            .and_then(|set| set.validate(self.clock.now()).map_err(|error| error.to_string()));
+        let usable = certificate_set(&secret).and_then(|set| {
+            set.validate(self.clock.now())
+                .map_err(|error| error.to_string())
+        });
         Ok(match usable {
             Ok(_validity) => Certificates::Usable,
             Err(why) => Certificates::Unusable(why),
@@ -112,23 +113,29 @@ impl Install {
         &self,
         step: Step,
         config: Option<&SelfNodeRemediationConfig>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), InstallError> {
         let namespace = self.settings.namespace.as_str();
         match step {
             Step::CreateCertificates => {
                 let set = CertificateSet::create(self.clock.now())?;
                 let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
-                self.writer.create_once(&api, &secret(&set, namespace)).await?;
+                self.writer
+                    .create_once(&api, &secret(&set, namespace))
+                    .await?;
                 tracing::info!(secret = snr::CERTIFICATES_SECRET, "certificates created");
             }
             Step::ApplyService(service) => {
                 let api = Api::<Service>::namespaced(self.client.clone(), namespace);
-                self.writer.apply(&api, &service.name_any(), &*service).await?;
+                self.writer
+                    .apply(&api, &service.name_any(), &*service)
+                    .await?;
             }
             Step::DeleteDaemonSet(uid) => {
                 let api = Api::<DaemonSet>::namespaced(self.client.clone(), namespace);
                 let delete = Delete::uid(uid).background();
-                self.writer.delete(&api, snr::DAEMON_SET_NAME, &delete).await?;
+                self.writer
+                    .delete(&api, snr::DAEMON_SET_NAME, &delete)
+                    .await?;
             }
             Step::ApplyDaemonSet(set) => {
                 let api = Api::<DaemonSet>::namespaced(self.client.clone(), namespace);
@@ -136,12 +143,17 @@ impl Install {
             }
             Step::Warn(reason, message) => {
                 if let Some(config) = config {
-                    self.recorder.warning(&events::reference(config), reason, &message);
+                    self.recorder
+                        .warning(&events::reference(config), reason, &message);
                 }
             }
-            Step::Enable { namespace, name, resource_version, conditions } => {
-                let api =
-                    Api::<SelfNodeRemediation>::namespaced(self.client.clone(), &namespace);
+            Step::Enable {
+                namespace,
+                name,
+                resource_version,
+                conditions,
+            } => {
+                let api = Api::<SelfNodeRemediation>::namespaced(self.client.clone(), &namespace);
                 let status = json!({ "conditions": conditions });
                 self.writer
                     .merge_patch_status(&api, &name, &status, Some(&resource_version))
@@ -209,7 +221,10 @@ mod tests {
     fn a_missing_key_is_named() {
         let mut stored = Secret::default();
         assert!(certificate_set(&stored).unwrap_err().contains("caPem"));
-        stored.data = Some(BTreeMap::from([("caPem".to_owned(), ByteString(vec![0xff]))]));
+        stored.data = Some(BTreeMap::from([(
+            "caPem".to_owned(),
+            ByteString(vec![0xff]),
+        )]));
         assert!(certificate_set(&stored).unwrap_err().contains("not PEM"));
     }
 }

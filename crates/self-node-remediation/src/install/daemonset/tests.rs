@@ -32,7 +32,7 @@ fn env_of(set: &DaemonSet) -> BTreeMap<String, String> {
 #[test]
 fn the_environment_is_the_contract_with_the_agent() {
     let env = env_of(&rendered(|spec| {
-        spec.endpoint_health_check_url = Some("https://x/?a: b".into())
+        spec.endpoint_health_check_url = Some("https://x/?a: b".into());
     }));
     for (name, expected) in [
         ("WATCHDOG_PATH", "/dev/watchdog"),
@@ -64,7 +64,7 @@ fn the_environment_is_the_contract_with_the_agent() {
 #[test]
 fn an_empty_watchdog_path_is_the_default() {
     let env = env_of(&rendered(|spec| {
-        spec.watchdog_file_path = Some(String::new())
+        spec.watchdog_file_path = Some(String::new());
     }));
     assert_eq!(
         env.get("WATCHDOG_PATH").map(String::as_str),

@@ -1,0 +1,182 @@
+//! Sets the manager up and runs it.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::{Api, runtime::watcher};
+use medik8s_api::{
+    SelfNodeRemediation, SelfNodeRemediationConfig, SelfNodeRemediationTemplate, names::snr,
+};
+use medik8s_runtime::{
+    controller::{self, DEFAULT_BACKOFF, ObjectKey, Queue},
+    events::REMEDIATION_PREFIX,
+    informer::Informer,
+    operator::{About, Operator},
+    settings::Env,
+    shutdown::Shutdown,
+    webhook,
+};
+
+use crate::{
+    install::{effects::Install, templates},
+    settings::{Args, PRODUCT, Settings},
+    webhooks,
+};
+
+const ABOUT: About = About {
+    product: PRODUCT,
+    event_source: snr::EVENT_SOURCE,
+    leader_lease: snr::LEADER_ELECTION_ID,
+    webhook_secret: "self-node-remediation-webhook-certificate",
+    webhook_service: "self-node-remediation-webhook-service",
+    validating: &["self-node-remediation-validating-webhook-configuration"],
+    mutating: &["self-node-remediation-mutating-webhook-configuration"],
+};
+
+/// Runs the manager until `shutdown`, or until something ends that should not.
+pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()> {
+    let settings = Settings::from_env(&env)?;
+    let namespace = settings.namespace.clone();
+    let mut operator = Operator::prepare(ABOUT, &args.common, &env, &namespace, shutdown).await?;
+    let server = webhook::Server::new(&operator.metrics, operator.clock.clone());
+    let server = webhooks::routes(server, &operator.capability, &namespace);
+    operator.serve_webhooks(server);
+
+    let client = operator.client.clone();
+    let everything = watcher::Config::default;
+    let named = |name: &str| everything().fields(&format!("metadata.name={name}"));
+    let mut configs = Informer::new(
+        "selfnoderemediationconfigs",
+        Api::<SelfNodeRemediationConfig>::namespaced(client.clone(), &namespace),
+        everything(),
+        &operator.metrics,
+    );
+    let mut daemon_sets = Informer::new(
+        "daemonsets",
+        Api::<DaemonSet>::namespaced(client.clone(), &namespace),
+        named(snr::DAEMON_SET_NAME),
+        &operator.metrics,
+    );
+    let remediations = Informer::new(
+        "selfnoderemediations",
+        Api::<SelfNodeRemediation>::all(client.clone()),
+        everything(),
+        &operator.metrics,
+    );
+    let mut marked = Informer::new(
+        "selfnoderemediationtemplates",
+        Api::<SelfNodeRemediationTemplate>::all(client.clone()),
+        everything(),
+        &operator.metrics,
+    );
+
+    let queue = |name: &str| {
+        Arc::new(Queue::<ObjectKey>::new(
+            name,
+            DEFAULT_BACKOFF,
+            operator.clock.clone(),
+            &operator.metrics,
+        ))
+    };
+    let install_queue = queue("selfnoderemediationconfig");
+    let template_queue = queue("selfnoderemediationtemplate");
+    let the_config = ObjectKey::namespaced(namespace.as_str(), snr::CONFIG_NAME);
+
+    let (wake, key) = (Arc::clone(&install_queue), the_config.clone());
+    configs.on_change(move |change| {
+        if let Some(config) = change.object() {
+            let name = config.metadata.name.as_deref().unwrap_or_default();
+            if name == snr::CONFIG_NAME {
+                wake.add(key.clone());
+            } else {
+                tracing::info!(
+                    config = name,
+                    "ignoring selfnoderemediationconfig CRs that are not named {}",
+                    snr::CONFIG_NAME
+                );
+            }
+        }
+    });
+    let (wake, key) = (Arc::clone(&install_queue), the_config.clone());
+    daemon_sets.on_change(move |change| {
+        // Its status changes with every agent; only what somebody asked for is of interest.
+        let generation =
+            |set: &Option<Arc<DaemonSet>>| set.as_ref().map(|set| set.metadata.generation);
+        if generation(&change.old) != generation(&change.new) {
+            wake.add(key.clone());
+        }
+    });
+    let wake = Arc::clone(&template_queue);
+    marked.on_change(move |change| {
+        if let Some(template) = &change.new {
+            wake.add(ObjectKey::of(&**template));
+        }
+    });
+
+    let install = Arc::new(Install {
+        client: client.clone(),
+        writer: operator.writer.clone(),
+        recorder: operator.recorder.prefixed(REMEDIATION_PREFIX),
+        clock: operator.clock.clone(),
+        settings,
+        configs: configs.cache(),
+        daemon_sets: daemon_sets.cache(),
+        remediations: remediations.cache(),
+    });
+    let (writer, templates_cache) = (operator.writer.clone(), marked.cache());
+    operator.lead("agents", move |stop| async move {
+        let caches = [
+            install.configs.synced(&stop).await,
+            install.daemon_sets.synced(&stop).await,
+            install.remediations.synced(&stop).await,
+        ];
+        if caches.contains(&false) {
+            return Ok(());
+        }
+        install_queue.add(the_config);
+        let reconcile = |_key, _attempt| {
+            let install = Arc::clone(&install);
+            async move { install.reconcile().await }
+        };
+        controller::run(&install_queue, 1, reconcile, &stop).await;
+        Ok(())
+    });
+    let (default_client, default_writer, default_namespace) =
+        (client.clone(), operator.writer.clone(), namespace.clone());
+    operator.lead("defaults", move |stop| async move {
+        templates::create_defaults(
+            default_client,
+            default_writer,
+            default_namespace,
+            stop.clone(),
+        )
+        .await;
+        stop.triggered().await;
+        Ok(())
+    });
+    operator.lead("templates", move |stop| async move {
+        if !templates_cache.synced(&stop).await {
+            return Ok(());
+        }
+        let reconcile = |key: ObjectKey, _attempt| {
+            let (client, writer, cache) = (client.clone(), writer.clone(), templates_cache.clone());
+            async move { templates::mark(&client, &writer, &cache, &key).await }
+        };
+        controller::run(&template_queue, 1, reconcile, &stop).await;
+        Ok(())
+    });
+
+    operator
+        .process
+        .worker("watch configurations", |stop| configs.run(stop));
+    operator
+        .process
+        .worker("watch agents", |stop| daemon_sets.run(stop));
+    operator
+        .process
+        .worker("watch remediations", |stop| remediations.run(stop));
+    operator
+        .process
+        .worker("watch templates", |stop| marked.run(stop));
+    operator.run().await
+}
