@@ -20,7 +20,7 @@ use crate::{
     control_plane::ControlPlane,
     images::Programs,
     kubelet::{self, Images},
-    kwok,
+    kwok, leftovers,
     machine::{Happening, Hardware, Machine, NodeSpec},
     network::Fabric,
     process::Process,
@@ -63,16 +63,21 @@ impl Cluster {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         let begin = Instant::now();
         let tools = Tools::ready()?;
-        // Short: the path of a Unix socket has 107 bytes.
+        leftovers::sweep();
         let temporary = match options.folder {
             Some(_) => None,
-            None => Some(tempfile::Builder::new().prefix("medik8s-").tempdir()?),
+            None => Some(
+                tempfile::Builder::new()
+                    .prefix(leftovers::PREFIX)
+                    .tempdir()?,
+            ),
         };
         let folder = options
             .folder
             .or_else(|| temporary.as_ref().map(|folder| folder.path().to_owned()))
             .context("no folder")?;
         fs::create_dir_all(&folder)?;
+        leftovers::claim(&folder)?;
         let images = match options.programs {
             Some(programs) => programs.lay_out(&folder.join("images"), options.images)?,
             None => options.images,
@@ -122,6 +127,7 @@ impl Cluster {
             fabric,
             plane,
             kwok,
+            leftovers,
             admin,
             machines,
             happenings,

@@ -31,17 +31,20 @@ pub mod images;
 pub mod kubelet;
 pub mod kwok;
 pub mod machine;
+pub mod manifests;
 pub mod network;
 pub mod process;
 pub mod relay;
 pub mod standing;
 pub mod story;
+pub mod target;
 pub mod tools;
 pub mod wait;
 pub mod watchdog;
 pub mod writers;
 
 mod control_plane;
+mod leftovers;
 mod pki;
 
 use std::process::ExitCode;

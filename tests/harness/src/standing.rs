@@ -20,7 +20,14 @@ use nix::{
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Cluster, Options, images::Programs, machine::NodeSpec, relay::Door, tools};
+use crate::{
+    Cluster, Options,
+    images::Programs,
+    leftovers::{PREFIX, start_time},
+    machine::NodeSpec,
+    relay::Door,
+    tools,
+};
 
 /// What `down` has to know.
 #[derive(Debug, Serialize, Deserialize)]
@@ -42,10 +49,7 @@ pub fn up(workers: u8) -> anyhow::Result<String> {
     }
     let tools = tools::Tools::ready()?;
     // Kept: the cluster removes it when it ends.
-    let folder = tempfile::Builder::new()
-        .prefix("medik8s-")
-        .tempdir()?
-        .keep();
+    let folder = tempfile::Builder::new().prefix(PREFIX).tempdir()?.keep();
     let log = fs::File::create(folder.join("cluster.log"))?;
     let mut child = Command::new("/proc/self/exe")
         .args(["run", "--workers", &workers.to_string(), "--folder"])
@@ -172,14 +176,4 @@ fn load(record: &Path) -> anyhow::Result<Option<Standing>> {
 
 fn record() -> anyhow::Result<PathBuf> {
     Ok(tools::cache_folder()?.join("standing.json"))
-}
-
-fn start_time(pid: i32) -> Option<String> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in brackets may hold blanks; 20 fields after it is the start time.
-    stat.rsplit_once(')')?
-        .1
-        .split_ascii_whitespace()
-        .nth(19)
-        .map(str::to_owned)
 }

@@ -1,9 +1,6 @@
 //! Installing as a user would: CRDs, the Config, the shipped manifests, the NodeHealthCheck.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Node};
@@ -12,7 +9,7 @@ use medik8s_api::names::snr;
 use self_node_remediation_core::announcement::Announcement;
 
 use super::{MEMBER_AGE, Narrator, Telling, WORKERS};
-use crate::{Cluster, tools, wait};
+use crate::{Cluster, manifests, wait};
 
 const CONFIG: &str = include_str!("../../manifests/config.yaml");
 const HEALTH_CHECK: &str = include_str!("../../manifests/health-check.yaml");
@@ -37,17 +34,10 @@ pub(super) async fn install(
         cluster.tools().version(),
         cluster.machines().count()
     ));
-    let manifests = manifests()?;
-    let first: String = manifests
-        .split("\n---\n")
-        .filter(|document| {
-            let kind = |kind: &str| document.lines().any(|line| line == format!("kind: {kind}"));
-            kind("CustomResourceDefinition") || kind("Namespace")
-        })
-        .map(|document| format!("---\n{document}\n"))
-        .collect::<Vec<_>>()
-        .concat();
-    cluster.apply_text(&first).await.context("apply the CRDs")?;
+    cluster
+        .apply_text(&manifests::definitions()?)
+        .await
+        .context("apply the CRDs")?;
     cluster
         .kubectl(&[
             "wait",
@@ -63,7 +53,7 @@ pub(super) async fn install(
         .context("apply the Config")?;
     narrator.say("kubectl apply --server-side -f deploy/");
     cluster
-        .apply_text(&manifests)
+        .apply_text(&manifests::all()?)
         .await
         .context("apply deploy/")?;
     for namespace in OPERATORS {
@@ -81,29 +71,6 @@ pub(super) async fn install(
     armed(cluster, Duration::ZERO).await?;
     narrator.event("one agent per node is running, each has armed the watchdog of its node");
     Ok(begin.elapsed())
-}
-
-/// All of `deploy/`, one document after the other.
-fn manifests() -> anyhow::Result<String> {
-    let folder = tools::repository().join("deploy");
-    let mut files: Vec<_> = fs::read_dir(&folder)?.collect::<Result<_, _>>()?;
-    files.sort_by_key(fs::DirEntry::path);
-    let mut all = String::new();
-    for file in files.iter().map(fs::DirEntry::path) {
-        if file
-            .extension()
-            .is_some_and(|extension| extension == "yaml")
-        {
-            all.push_str("\n---\n");
-            all.push_str(&fs::read_to_string(&file)?);
-        }
-    }
-    ensure!(
-        !all.is_empty(),
-        "{} holds no manifests: run `cargo xtask generate`",
-        folder.display()
-    );
-    Ok(all)
 }
 
 /// In the control run the agents are far more patient than the manager will be made to believe.
