@@ -127,7 +127,6 @@ impl Cluster {
             fabric,
             plane,
             kwok,
-            leftovers,
             admin,
             machines,
             happenings,
