@@ -1,1 +1,443 @@
-//! (module docs)
+//! The agent: one process per node that judges its own node.
+//!
+//! # Purpose
+//! The agent proves again and again that nobody has ordered its node to reboot: by reading the API,
+//! or, when that fails, by asking the agents of other nodes. While it has proof, it feeds the
+//! node's watchdog. Without proof, or on an order, it stops, and the hardware resets the node.
+//!
+//! ```text
+//!  senses ──► driver ──► self_node_remediation_core::agent::step ──► commands ──► device, peers,
+//!  (API, peers, watchdog, signals)      (all decisions, pure)                    annotations, state
+//! ```
+//!
+//! # Guarantees
+//! * Nothing is decided in this crate: see `self_node_remediation_core`, whose rules the tests, the
+//!   model and this process share.
+//! * The fencing machinery starts without the API. Nothing is opened or fenced for isolation before
+//!   the first contact in this boot.
+//! * Everything taken from the machine goes through [`medik8s_watchdog::Host`], whose root is given
+//!   at start.
+//! * All tasks are watched: the first to fail ends the process, and with it the feeding.
+//!
+//! # Caveats
+//! A node without usable watchdog relies on this process being alive to reset it.
+
+pub mod ask;
+pub mod device;
+pub mod diagnostics;
+pub mod directory;
+pub mod driver;
+pub mod inbox;
+pub mod metrics;
+pub mod publish;
+pub mod questions;
+pub mod rbac;
+pub mod sense;
+pub mod service;
+pub mod settings;
+pub mod store;
+pub mod tell;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt};
+use medik8s_api::SelfNodeRemediation;
+use medik8s_api::names::EVENT_PREFIX;
+use medik8s_api::names::snr::{AGENT_EVENT_SOURCE, AGENT_SERVICE};
+use medik8s_runtime::cli::Product;
+use medik8s_runtime::client::{Access, Profile};
+use medik8s_runtime::clock::Clock;
+use medik8s_runtime::informer::Informer;
+use medik8s_runtime::metrics::{Authoriser, Metrics, MetricsServer};
+use medik8s_runtime::process::Process;
+use medik8s_runtime::settings::Env;
+use medik8s_runtime::shutdown::Shutdown;
+use medik8s_runtime::tls::{Profile as TlsProfile, ServerTls};
+use medik8s_runtime::write::Writer;
+use medik8s_runtime::{certs, events, probes};
+use medik8s_watchdog::Host;
+use self_node_remediation_core::agent::{Evidence, Settings as Rules};
+use self_node_remediation_core::ids::BootId;
+use self_node_remediation_core::order::{Own, Remediation};
+use self_node_remediation_peer::CertificateSet;
+use self_node_remediation_peer::certificates::{CA_FIELD, CERT_FIELD, KEY_FIELD};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::directory::Directory;
+use crate::inbox::{Input, Sender};
+use crate::settings::{Args, Settings};
+use crate::store::{Folder, Store};
+
+/// Watches: longer than the pause between two bookmarks, which is about a minute.
+const WATCH_SILENCE: Duration = Duration::from_secs(90);
+const WATCH_CONNECT: Duration = Duration::from_secs(10);
+/// The loop wakes at least once per check; this much later it counts as dead.
+const LOOP_RESERVE: Duration = Duration::from_mins(1);
+
+/// Runs the agent until it is told to end. `host` is the machine it guards.
+pub async fn run(args: Args, env: Env, product: Product, host: Host) -> anyhow::Result<()> {
+    let settings = Settings::read(&args, &env)?;
+    let boot = host
+        .boot_id()
+        .context("could not find out which boot this is")?;
+    let boot = BootId::new(boot).context("the boot ID is unusable")?;
+    tracing::info!(node = %settings.node, %boot, host = ?host, version = product.version, "agent starts");
+
+    let clock = Clock::system();
+    let metrics = Metrics::new()?;
+    let agent_metrics = metrics::AgentMetrics::new(&metrics, clock.clone())?;
+    let certificates = read_certificates(&args.certificates_dir)?;
+    if let Ok(validity) = certificates.validate(clock.now()) {
+        agent_metrics.certificates_expire(validity.first_expiry);
+    }
+    let identity = certificates
+        .identity()
+        .context("the peer certificates cannot be used")?;
+    let access = Access::resolve(args.kubeconfig.as_deref(), &env, &product, &metrics).await?;
+    let api_timeout = settings.timing.api_server_timeout();
+    let checks = access.client(Profile::Agent {
+        connect_timeout: api_timeout,
+        read_timeout: api_timeout,
+    })?;
+    let watches = access.client(Profile::Agent {
+        connect_timeout: WATCH_CONNECT,
+        read_timeout: WATCH_SILENCE,
+    })?;
+
+    let shutdown = Shutdown::manual();
+    let mut process = Process::new(shutdown.clone());
+    let (inbox, receiver) = inbox::channel();
+    let directory = Directory::default();
+    let host = Arc::new(host);
+
+    let (recorder, sink) = events::recorder(
+        checks.clone(),
+        AGENT_EVENT_SOURCE,
+        Writer::new(product.name),
+        clock.clone(),
+        &metrics,
+    );
+    process.service("events", |stop| sink.run(stop));
+    let teller = tell::Teller {
+        recorder: recorder.prefixed(EVENT_PREFIX),
+        metrics: agent_metrics,
+        node: settings.node.clone(),
+        directory: directory.clone(),
+    };
+    teller.peer_timeout_adjusted(&settings);
+
+    let diagnostics = diagnostics::Diagnostics::new(
+        settings.endpoint.as_deref(),
+        settings.node.clone(),
+        directory.clone(),
+    )?;
+    let peers = self_node_remediation_peer::Client::new(
+        &identity,
+        settings.timing.peer_dial_timeout(),
+        settings.timing.peer_request_timeout(),
+    )?;
+    let asker = ask::Asker {
+        client: peers,
+        node: settings.node.clone(),
+        directory: directory.clone(),
+        port: settings.peer_port,
+        clock: clock.clone(),
+        inbox: inbox.clone(),
+    };
+
+    // The peer service comes first: it must be there before the pod reports ready.
+    let standing_by = Arc::new(AtomicBool::new(true));
+    let listener = service::listen(args.peer_bind_address.as_ref(), settings.peer_port)
+        .await
+        .context("the peer service cannot listen")?;
+    process.service("peer service", {
+        let (standing_by, inbox) = (Arc::clone(&standing_by), inbox.clone());
+        |stop| service::serve(listener, identity, api_timeout, standing_by, inbox, stop)
+    });
+
+    let heartbeat = Arc::new(AtomicU64::new(0));
+    let probes = probes::Probes::new();
+    let patience = settings
+        .timing
+        .check_period()
+        .saturating_mul(2)
+        .saturating_add(LOOP_RESERVE);
+    probes.live_when(
+        "loop",
+        loop_is_alive(&standing_by, &heartbeat, &clock, patience),
+    );
+    process.service("probes", {
+        let bind = args.health_probe_bind_address.clone();
+        |stop| probes.serve(bind, stop)
+    });
+    let server = MetricsServer {
+        bind: args.metrics_bind_address.clone(),
+        tls: ServerTls::new(
+            certs::self_signed(product.name)?,
+            &TlsProfile::default(),
+            args.enable_http2,
+        )?,
+        http2: args.enable_http2,
+        authoriser: Some(Authoriser::new(checks.clone(), product.name, clock.clone())),
+    };
+    process.service("metrics", {
+        let metrics = metrics.clone();
+        |stop| medik8s_runtime::metrics::serve(metrics, server, stop)
+    });
+
+    let senses = sense::Senses::new(checks.clone(), clock.clone(), Arc::clone(&host), &settings);
+    watch_remediations(&mut process, &watches, &senses, &inbox, &metrics);
+    watch_peers(
+        &mut process,
+        &watches,
+        &settings.namespace,
+        &directory,
+        &inbox,
+        &metrics,
+    );
+    process.worker("endpoint", {
+        let diagnostics = diagnostics.clone();
+        |stop| async move {
+            if stop.or_stop(diagnostics.learn()).await.is_some() {
+                stop.triggered().await;
+            }
+            Ok(())
+        }
+    });
+    listen_for_signals(&mut process, &inbox)?;
+
+    let folder = Folder::open(host.state_dir())?;
+    let device = device::Device::new(
+        Arc::clone(&host),
+        settings.watchdog_path.clone(),
+        clock.clone(),
+        inbox.clone(),
+    );
+    let publisher = publish::Publisher::new(checks, settings.node.clone(), &product);
+    process.worker("agent", {
+        let shutdown = shutdown.clone();
+        |_stop| async move {
+            let mut receiver = receiver;
+            let Some(store) = stand_by(folder, &mut receiver).await? else {
+                shutdown.trigger();
+                return Ok(());
+            };
+            heartbeat.store(nanoseconds(clock.boottime()), Ordering::SeqCst);
+            standing_by.store(false, Ordering::SeqCst);
+            let rules = rules(&settings, boot);
+            let parts = driver::Parts {
+                rules,
+                pod: settings.pod,
+                clock,
+                store,
+                senses,
+                asker,
+                directory,
+                diagnostics,
+                publisher,
+                device,
+                teller,
+                inbox,
+                heartbeat,
+            };
+            driver::run(parts, receiver).await?;
+            shutdown.trigger();
+            Ok(())
+        }
+    });
+    process.run().await
+}
+
+fn rules(settings: &Settings, boot: BootId) -> Rules {
+    Rules {
+        own: Own {
+            node: settings.node.clone(),
+            boot,
+        },
+        timing: settings.timing,
+        min_peers: settings.min_peers,
+        software_reboot: settings.software_reboot,
+        watchdog_timeout: settings.watchdog_timeout.map(device::whole_seconds),
+        peer_update_interval: settings.peer_update_interval,
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn read_certificates(dir: &Path) -> anyhow::Result<CertificateSet> {
+    let read = |field: &str| {
+        let path = dir.join(field);
+        std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "could not read {}: the manager keeps it in a Secret",
+                path.display()
+            )
+        })
+    };
+    Ok(CertificateSet {
+        ca_pem: read(CA_FIELD)?,
+        cert_pem: read(CERT_FIELD)?,
+        key_pem: read(KEY_FIELD)?,
+    })
+}
+
+/// Liveness reflects the own loop and nothing else: restarting agents because the API is away would
+/// leave nodes unguarded exactly when it matters.
+fn loop_is_alive(
+    standing_by: &Arc<AtomicBool>,
+    heartbeat: &Arc<AtomicU64>,
+    clock: &Clock,
+    patience: Duration,
+) -> impl Fn() -> Result<(), String> + Send + 'static {
+    let (standing_by, heartbeat, clock) = (
+        Arc::clone(standing_by),
+        Arc::clone(heartbeat),
+        clock.clone(),
+    );
+    move || {
+        let last = Duration::from_nanos(heartbeat.load(Ordering::SeqCst));
+        let silent = clock.boottime().saturating_sub(last);
+        if standing_by.load(Ordering::SeqCst) || silent <= patience {
+            Ok(())
+        } else {
+            Err(format!(
+                "the loop has not come round for {} s",
+                silent.as_secs()
+            ))
+        }
+    }
+}
+
+fn watch_remediations(
+    process: &mut Process,
+    client: &Client,
+    senses: &sense::Senses,
+    inbox: &Sender,
+    metrics: &Metrics,
+) {
+    let api = Api::<SelfNodeRemediation>::all(client.clone());
+    let mut informer = Informer::new(
+        "selfnoderemediations",
+        api,
+        watcher::Config::default(),
+        metrics,
+    );
+    let (senses, inbox) = (senses.clone(), inbox.clone());
+    let spawner = process.spawner();
+    informer.on_change(move |change| {
+        // A deletion says nothing: only a consistent list shows an order gone.
+        let Some(remediation) = change.new.as_deref().and_then(Remediation::parse) else {
+            return;
+        };
+        let (senses, inbox) = (senses.clone(), inbox.clone());
+        if remediation.target.node().is_some() {
+            inbox.evidence(Evidence::Watched(remediation));
+            return;
+        }
+        // Its Machine has to be looked up first, which must not hold up the watch.
+        spawner.worker("machine", move |stop| async move {
+            if let Some(resolved) = stop.or_stop(senses.resolve(vec![remediation])).await {
+                for remediation in resolved {
+                    inbox.evidence(Evidence::Watched(remediation));
+                }
+            }
+            Ok(())
+        });
+    });
+    process.worker("selfnoderemediations", |stop| informer.run(stop));
+}
+
+fn watch_peers(
+    process: &mut Process,
+    client: &Client,
+    namespace: &str,
+    directory: &Directory,
+    inbox: &Sender,
+    metrics: &Metrics,
+) {
+    let api = Api::<EndpointSlice>::namespaced(client.clone(), namespace);
+    let of_service = format!("kubernetes.io/service-name={AGENT_SERVICE}");
+    let config = watcher::Config::default().labels(&of_service);
+    let mut informer =
+        Informer::new("endpointslices", api, config, metrics).prune(directory::prune);
+    let (directory, inbox) = (directory.clone(), inbox.clone());
+    informer.on_change(move |change| {
+        let changed = match (change.new.as_deref(), change.old.as_deref()) {
+            (Some(slice), _) => directory.slice_changed(&slice.name_any(), Some(slice)),
+            (None, Some(gone)) => directory.slice_changed(&gone.name_any(), None),
+            (None, None) => false,
+        };
+        if changed {
+            inbox.send(Input::PeersChanged);
+        }
+    });
+    process.worker("endpointslices", |stop| informer.run(stop));
+}
+
+fn listen_for_signals(process: &mut Process, inbox: &Sender) -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let inbox = inbox.clone();
+    process.worker("signals", |stop| async move {
+        loop {
+            let next = async {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+            };
+            if stop.or_stop(next).await.is_none() {
+                return Ok(());
+            }
+            inbox.send(Input::Signal);
+        }
+    });
+    Ok(())
+}
+
+/// Becomes the owner of the state folder; waits for a predecessor. `None`: told to end meanwhile.
+async fn stand_by(folder: Folder, inbox: &mut inbox::Receiver) -> anyhow::Result<Option<Store>> {
+    if let Some(store) = folder.try_own()? {
+        return Ok(Some(store));
+    }
+    tracing::info!("another agent owns this node; standing by");
+    let (sender, mut owned) = oneshot::channel();
+    // Its own thread: the wait cannot be ended but by the lock or the end of the process.
+    std::thread::Builder::new()
+        .name("stand-by".to_owned())
+        .spawn(move || {
+            if sender.send(folder.own()).is_err() {
+                tracing::debug!("nobody waits for the lock any more");
+            }
+        })?;
+    loop {
+        tokio::select! {
+            biased;
+            owned = &mut owned => {
+                let store = owned.context("the thread that waits for the lock ended")??;
+                tracing::info!("the predecessor has ended; taking over");
+                return Ok(Some(store));
+            }
+            input = inbox.recv() => match input {
+                Some(Input::Signal) | None => return Ok(None),
+                // What is learnt now is learnt again by the first list.
+                Some(
+                    Input::Evidence(_)
+                    | Input::Feeder(_)
+                    | Input::Question(..)
+                    | Input::ListedForPeers { .. }
+                    | Input::PeersChanged,
+                ) => {}
+            }
+        }
+    }
+}

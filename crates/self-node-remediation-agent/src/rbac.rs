@@ -1,0 +1,90 @@
+//! What the agents' service account may do.
+//!
+//! It is another account than the manager's: agents run on every node, so whoever breaks out of one
+//! node gets these rights. They can read remediations but not write them, and patch Nodes because
+//! RBAC cannot say "only the own one".
+
+use medik8s_runtime::rbac::{self, Rule, RuleSet};
+
+const CLUSTER: &[Rule] = &[
+    Rule::new(
+        &["self-node-remediation.medik8s.io"],
+        &["selfnoderemediations"],
+        &["get", "list", "watch"],
+        "finds out whether this node, or a node that a peer asks about, is ordered to reboot",
+    ),
+    Rule::new(
+        &[""],
+        &["nodes"],
+        &["get", "list", "patch"],
+        "makes the peer table, and announces in annotations of the own Node what its bound is",
+    ),
+    Rule::new(
+        &["machine.openshift.io", "cluster.x-k8s.io"],
+        &["machines"],
+        &["get"],
+        "looks up the node of a remediation that is owned by a Machine",
+    ),
+];
+
+const OWN_NAMESPACE: &[Rule] = &[
+    Rule::new(
+        &["discovery.k8s.io"],
+        &["endpointslices"],
+        &["get", "list", "watch"],
+        "finds the agents of other nodes",
+    ),
+    Rule::new(
+        &[""],
+        &["pods"],
+        &["get", "list"],
+        "sees whether the own pod is being deleted, and finds other agents where their Service is missing",
+    ),
+];
+
+/// The agents' rules.
+pub const RULES: RuleSet = RuleSet {
+    cluster: &[CLUSTER, rbac::EVENTS, rbac::METRICS_AUTH],
+    own_namespace: &[OWN_NAMESPACE],
+    namespaces: &[],
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_but_nodes_and_events_is_written() {
+        let all = RULES
+            .cluster
+            .iter()
+            .chain(RULES.own_namespace)
+            .copied()
+            .flatten();
+        for rule in all {
+            let reads = |verb: &&str| ["get", "list", "watch"].contains(verb);
+            if rule.verbs.iter().all(reads) {
+                continue;
+            }
+            let known = ["nodes", "events", "tokenreviews", "subjectaccessreviews"];
+            assert!(
+                rule.resources.iter().all(|name| known.contains(name)),
+                "{rule:?}"
+            );
+            assert!(!rule.verbs.contains(&"delete") && !rule.verbs.contains(&"update"));
+        }
+    }
+
+    #[test]
+    fn nodes_are_never_watched() {
+        let all = RULES
+            .cluster
+            .iter()
+            .chain(RULES.own_namespace)
+            .copied()
+            .flatten();
+        for rule in all.filter(|rule| rule.resources.contains(&"nodes")) {
+            assert!(!rule.verbs.contains(&"watch"), "n agents watching n nodes");
+        }
+    }
+}

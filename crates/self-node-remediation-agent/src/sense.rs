@@ -1,0 +1,271 @@
+//! Reading the API.
+//!
+//! # Guarantees
+//! Every list of remediations is consistent (no resourceVersion) and complete (all pages), or it
+//! failed; the moment it began is taken before the first request is sent. A remediation of a Machine
+//! whose node cannot be looked up stays one of an unknown node, which nobody vouches for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::{Api, Client};
+use medik8s_api::SelfNodeRemediation;
+use medik8s_api::names::snr::{
+    AGENT_COMPONENT_LABEL, AGENT_COMPONENT_VALUE, AGENT_NAME_LABEL, AGENT_NAME_VALUE,
+    ANNOUNCED_ANNOTATION,
+};
+use medik8s_runtime::clock::Clock;
+use medik8s_runtime::read;
+use medik8s_watchdog::Host;
+use self_node_remediation_core::agent::{Evidence, Listed};
+use self_node_remediation_core::ids::NodeName;
+use self_node_remediation_core::order::{Remediation, Target, Uptime};
+use self_node_remediation_core::table::{ListedNode, Role};
+use self_node_remediation_core::time::BootInstant;
+
+use crate::directory::Directory;
+
+/// Versions in which a Machine of a group is looked for.
+const MACHINE_VERSIONS: [(&str, &[&str]); 2] = [
+    ("machine.openshift.io", &["v1beta1"]),
+    ("cluster.x-k8s.io", &["v1beta2", "v1beta1"]),
+];
+
+/// Nodes per page: a page of full metadata is decoded at once.
+const NODE_PAGE: u32 = 100;
+
+/// Key of a Machine: group, namespace, name.
+type MachineKey = (String, String, String);
+
+/// Reads for the rules. Cheap to clone.
+#[derive(Clone)]
+pub struct Senses {
+    client: Client,
+    clock: Clock,
+    host: Arc<Host>,
+    namespace: String,
+    node: NodeName,
+    api_timeout: Duration,
+    table_timeout: Duration,
+}
+
+impl std::fmt::Debug for Senses {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Senses")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Senses {
+    /// Reads through `client`, which must not retry by itself.
+    pub fn new(
+        client: Client,
+        clock: Clock,
+        host: Arc<Host>,
+        settings: &crate::settings::Settings,
+    ) -> Self {
+        Self {
+            client,
+            clock,
+            host,
+            namespace: settings.namespace.clone(),
+            node: settings.node.clone(),
+            api_timeout: settings.timing.api_server_timeout(),
+            table_timeout: settings.table_read_timeout,
+        }
+    }
+
+    /// Now, as the rules count time.
+    pub fn now(&self) -> BootInstant {
+        BootInstant::at(self.clock.boottime())
+    }
+
+    /// One consistent, complete list of all remediations, within apiServerTimeout.
+    pub async fn remediations(&self) -> (BootInstant, Option<Listed>) {
+        let started = self.now();
+        let list = tokio::time::timeout(self.api_timeout, self.list_remediations()).await;
+        (started, list.ok().flatten())
+    }
+
+    async fn list_remediations(&self) -> Option<Listed> {
+        let api = Api::<SelfNodeRemediation>::all(self.client.clone());
+        let params = ListParams::default();
+        let found = read::list_all_within(&api, &params, self.api_timeout).await;
+        let objects = match found {
+            Ok(objects) => objects,
+            Err(error) => {
+                let class = error.class();
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(%class, error, "failed to check api server");
+                return None;
+            }
+        };
+        let mut remediations = Vec::with_capacity(objects.len());
+        for object in &objects {
+            // An object without UID cannot come from an API server, so the list cannot either.
+            remediations.push(Remediation::parse(object)?);
+        }
+        let remediations = self.resolve(remediations).await;
+        Some(Listed {
+            remediations,
+            uptime: self.uptime(),
+        })
+    }
+
+    /// Looks up the nodes of Machines that are not known from the remediation itself.
+    pub async fn resolve(&self, remediations: Vec<Remediation>) -> Vec<Remediation> {
+        let mut nodes: BTreeMap<MachineKey, NodeName> = BTreeMap::new();
+        for remediation in &remediations {
+            if let Target::Machine {
+                group,
+                namespace,
+                name,
+                node: None,
+            } = &remediation.target
+            {
+                let key = (group.clone(), namespace.clone(), name.clone());
+                if !nodes.contains_key(&key)
+                    && let Some(node) = self.node_of_machine(group, namespace, name).await
+                {
+                    nodes.insert(key, node);
+                }
+            }
+        }
+        remediations
+            .into_iter()
+            .map(|remediation| remediation.resolved(&nodes))
+            .collect()
+    }
+
+    async fn node_of_machine(&self, group: &str, namespace: &str, name: &str) -> Option<NodeName> {
+        let (_, versions) = MACHINE_VERSIONS.iter().find(|(known, _)| *known == group)?;
+        for version in *versions {
+            let kind = GroupVersionKind::gvk(group, version, "Machine");
+            let resource = ApiResource::from_gvk(&kind);
+            let api =
+                Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
+            match read::get_within(&api, name, self.api_timeout).await {
+                Ok(machine) => {
+                    let node = machine.data.pointer("/status/nodeRef/name")?.as_str()?;
+                    return NodeName::new(node);
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(machine = name, error, "the Machine cannot be looked up");
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// What the rule for remediations without boot ID compares. An unknown uptime counts as long:
+    /// then the machine has not rebooted since.
+    fn uptime(&self) -> Uptime {
+        let up = self.host.uptime().unwrap_or_else(|error| {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the uptime is unknown"
+            );
+            Duration::MAX
+        });
+        Uptime {
+            wall: self.clock.now(),
+            up,
+        }
+    }
+
+    /// The node list for the peer table, and on the way what else is needed of Nodes and pods.
+    pub async fn nodes(&self, directory: &Directory) -> Evidence {
+        let api = Api::<Node>::all(self.client.clone());
+        let params = ListParams::default().limit(NODE_PAGE);
+        let dated = match read::list_metadata_dated(&api, &params, self.table_timeout).await {
+            Ok(dated) => dated,
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the nodes cannot be listed");
+                return Evidence::NodesFailed;
+            }
+        };
+        let Some(stamp) = dated.server_time else {
+            tracing::warn!("the API server's answer carries no date");
+            return Evidence::NodesFailed;
+        };
+        let mut announced = None;
+        let mut nodes = Vec::with_capacity(dated.items.len());
+        for item in dated.items {
+            let metadata = item.metadata;
+            let Some(name) = metadata.name.as_deref().and_then(NodeName::new) else {
+                continue;
+            };
+            if name == self.node {
+                announced = metadata
+                    .annotations
+                    .as_ref()
+                    .and_then(|annotations| annotations.get(ANNOUNCED_ANNOTATION).cloned());
+            }
+            nodes.push(ListedNode {
+                name,
+                role: Role::of(metadata.labels.as_ref()),
+                created: metadata.creation_timestamp.map(|created| created.0),
+            });
+        }
+        self.read_own_node(&api, directory).await;
+        if directory.needs_pods() {
+            self.list_pods(directory).await;
+        }
+        Evidence::Nodes {
+            nodes,
+            stamp,
+            announced,
+        }
+    }
+
+    async fn read_own_node(&self, api: &Api<Node>, directory: &Directory) {
+        match read::get_within(api, self.node.as_str(), self.table_timeout).await {
+            Ok(node) => {
+                directory.own_node_read(&node);
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the own Node cannot be read");
+            }
+        }
+    }
+
+    async fn list_pods(&self, directory: &Directory) {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        let labels = format!(
+            "{AGENT_NAME_LABEL}={AGENT_NAME_VALUE},{AGENT_COMPONENT_LABEL}={AGENT_COMPONENT_VALUE}"
+        );
+        let params = ListParams::default().labels(&labels).limit(NODE_PAGE);
+        match read::list_all_within(&api, &params, self.table_timeout).await {
+            Ok(pods) => {
+                directory.pods_listed(&pods);
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "the agent pods cannot be listed");
+            }
+        }
+    }
+
+    /// Whether a live read shows that this pod is being deleted. Unknown counts as no.
+    pub async fn own_pod_is_deleted(&self, pod: Option<&str>, limit: Duration) -> bool {
+        let Some(pod) = pod else { return false };
+        let api = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        match read::get_within(&api, pod, limit).await {
+            Ok(pod) => pod.metadata.deletion_timestamp.is_some(),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::info!(error, "the own pod cannot be read");
+                false
+            }
+        }
+    }
+}
