@@ -2,3 +2,7 @@
 
 pub mod drain;
 pub mod error;
+pub mod facts;
+pub mod plan;
+pub mod status;
+pub mod validate;

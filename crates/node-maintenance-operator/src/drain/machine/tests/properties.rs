@@ -237,8 +237,6 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
-
     #[test]
     fn must_not_evict_what_it_may_not_and_must_not_claim_success_early(
         story in happenings(), limit in 1usize..4,
