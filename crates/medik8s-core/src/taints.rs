@@ -9,7 +9,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Taint};
-use medik8s_api::names::{kubernetes, nmo, snr};
+use medik8s_api::names::{kubernetes, nmo, remediators, snr};
 
 use crate::time::whole_second;
 
@@ -63,6 +63,18 @@ pub const UNSCHEDULABLE: TaintId = TaintId {
 /// Self node remediation: no new pods on a node that is being fenced.
 pub const SELF_NODE_REMEDIATION: TaintId = TaintId {
     key: snr::REMEDIATION_TAINT,
+    effect: Effect::NoSchedule,
+};
+
+/// Fence agents remediation: no new pods on a node that is being fenced.
+pub const FENCE_AGENTS_REMEDIATION: TaintId = TaintId {
+    key: remediators::FENCE_AGENTS_TAINT,
+    effect: Effect::NoSchedule,
+};
+
+/// Meatware remediation: no new pods on a node that waits for a person.
+pub const MEATWARE_REMEDIATION: TaintId = TaintId {
+    key: remediators::MEATWARE_TAINT,
     effect: Effect::NoSchedule,
 };
 

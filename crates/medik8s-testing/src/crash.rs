@@ -48,6 +48,7 @@ where
     R: Future<Output = ()>,
 {
     let api = setup();
+    api.clear_requests();
     run(api.clone()).await;
     check(&api, None);
     let writes = api.writes().len();

@@ -238,6 +238,7 @@ impl FakeApi {
                 state.cut.remove(client);
             } else {
                 state.cut.insert(client.to_owned());
+                *state.cuts.entry(client.to_owned()).or_default() += 1;
             }
         });
     }
@@ -259,6 +260,7 @@ impl FakeApi {
         self.change(|state| {
             state.dead = false;
             state.death = None;
+            state.watch_epoch += 1;
         });
     }
 
@@ -267,7 +269,7 @@ impl FakeApi {
         self.change(|state| state.watch_epoch += 1);
     }
 
-    /// Forgets what happened before now: older resource versions are answered with 410.
+    /// Forgets what happened before now: a watch from an older resource version ends with 410.
     pub fn compact(&self) {
         self.change(State::compact);
     }

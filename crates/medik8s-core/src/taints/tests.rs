@@ -31,6 +31,14 @@ fn the_taints_are_those_of_the_contract() {
         written(SELF_NODE_REMEDIATION_LEGACY),
         "medik8s.io/remediation:NoExecute"
     );
+    assert_eq!(
+        written(FENCE_AGENTS_REMEDIATION),
+        "remediation.medik8s.io/fence-agents-remediation:NoSchedule"
+    );
+    assert_eq!(
+        written(MEATWARE_REMEDIATION),
+        "remediation.medik8s.io/meatware-remediation:NoSchedule"
+    );
     let now = "2026-01-02T03:04:05.6Z".parse().unwrap();
     assert_eq!(
         serde_json::to_value(out_of_service(now)).unwrap(),

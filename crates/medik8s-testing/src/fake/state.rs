@@ -84,6 +84,8 @@ pub(crate) struct State {
     pub(crate) interceptors: Vec<Interceptor>,
     pub(crate) faults: Vec<Fault>,
     pub(crate) cut: BTreeSet<String>,
+    /// How often each client was cut off.
+    pub(crate) cuts: BTreeMap<String, u64>,
     pub(crate) writes: usize,
     pub(crate) death: Option<(usize, Moment)>,
     pub(crate) dead: bool,
@@ -107,6 +109,7 @@ impl State {
             interceptors: Vec::new(),
             faults: Vec::new(),
             cut: BTreeSet::new(),
+            cuts: BTreeMap::new(),
             writes: 0,
             death: None,
             dead: false,
@@ -117,6 +120,11 @@ impl State {
 
     pub(crate) fn now(&self) -> Timestamp {
         (self.time)()
+    }
+
+    /// A number that changes when the watches of a client end.
+    pub(crate) fn watch_epoch(&self, client: &str) -> u64 {
+        self.watch_epoch + self.cuts.get(client).copied().unwrap_or(0)
     }
 
     /// Whether the server answers a client.

@@ -25,6 +25,8 @@ pub(crate) struct Watch {
     /// Place in the log of changes.
     next: usize,
     epoch: u64,
+    /// Nothing comes after the pending events.
+    ends: bool,
 }
 
 impl Watch {
@@ -44,7 +46,8 @@ impl Watch {
             request: request.clone(),
             pending: VecDeque::new(),
             next: state.log.len(),
-            epoch: state.watch_epoch,
+            epoch: state.watch_epoch(&request.client),
+            ends: false,
         };
         if initial_events || from.is_empty() || from == "0" {
             let objects = state.selected(kind, watch.namespace.as_deref(), &watch.filter);
@@ -69,7 +72,13 @@ impl Watch {
             .parse()
             .map_err(|_| Reply::failure(400, "BadRequest", "the resource version is no number"))?;
         if from < state.compacted {
-            return Err(Reply::failure(410, "Expired", "too old resource version"));
+            // Like a real server: the watch opens, says so, and ends.
+            let expired = Reply::failure(410, "Expired", "too old resource version").body;
+            watch
+                .pending
+                .push_back(json!({"type": "ERROR", "object": expired}));
+            watch.ends = true;
+            return Ok(watch);
         }
         watch.next = state.log.partition_point(|change| change.version <= from);
         Ok(watch)
@@ -104,11 +113,14 @@ impl Watch {
 
     /// The next event; `None` if there is none yet, an error if the watch has ended.
     fn poll(&mut self, state: &State, client: &str) -> Result<Option<Value>, ()> {
-        if self.epoch != state.watch_epoch || !state.is_reachable(client) {
+        if self.epoch != state.watch_epoch(client) || !state.is_reachable(client) {
             return Err(());
         }
         if let Some(event) = self.pending.pop_front() {
             return Ok(Some(event));
+        }
+        if self.ends {
+            return Err(());
         }
         while let Some(change) = state.log.get(self.next) {
             self.next += 1;
