@@ -174,18 +174,25 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 impl Sink {
     /// Writes Events until `stop`, then what still waits.
     pub async fn run(mut self, stop: Shutdown) -> anyhow::Result<()> {
+        let mut unfinished = None;
         while let Some(told) = stop.or_stop(self.next()).await {
             let Some(told) = told else {
                 // Nobody can record any more; that is no reason to end before the process does.
                 stop.triggered().await;
                 break;
             };
-            // A write in progress is not abandoned: it has a deadline of its own.
-            self.write(told).await;
+            if stop.or_stop(self.write(&told)).await.is_none() {
+                // Perhaps it was written, perhaps not: twice is better than never.
+                unfinished = Some(told);
+                break;
+            }
         }
         let flush = async {
+            if let Some(told) = unfinished {
+                self.write_once(&told).await;
+            }
             while let Some(told) = self.waiting_now() {
-                self.write_once(told).await;
+                self.write_once(&told).await;
             }
         };
         if tokio::time::timeout(FLUSH_LIMIT, flush).await.is_err() {

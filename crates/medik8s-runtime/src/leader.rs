@@ -102,6 +102,19 @@ impl Leadership {
         }
     }
 
+    /// A handle whose lease the test holds.
+    #[cfg(test)]
+    pub(crate) fn for_tests(clock: Clock) -> (Self, watch::Sender<Option<Duration>>) {
+        let sender = watch::Sender::new(None);
+        (
+            Self {
+                clock,
+                until: sender.subscribe(),
+            },
+            sender,
+        )
+    }
+
     /// How long the lease is provably ours; `None` if it is not. Ask right before each effect that
     /// cannot be taken back ([`Writer::gated`] does).
     pub fn remaining(&self) -> Option<Duration> {
@@ -227,7 +240,7 @@ impl Elector {
                     why,
                 });
             }
-            let Some(done) = stop.or_stop(self.step(decision)).await else {
+            let Some(done) = stop.or_stop(Box::pin(self.step(decision))).await else {
                 break;
             };
             match done {

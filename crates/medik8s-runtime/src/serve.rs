@@ -159,3 +159,6 @@ where
         tracing::debug!(error, "connection ended");
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -69,21 +69,21 @@ impl Sink {
     }
 
     /// Writes with a few attempts.
-    pub(super) async fn write(&mut self, told: Told) {
+    pub(super) async fn write(&mut self, told: &Told) {
         for pause in PAUSES {
-            match self.attempt(&told).await {
+            match self.attempt(told).await {
                 Ok(()) => return,
                 Err(error) if error.class() == Class::Retry => tokio::time::sleep(pause).await,
-                Err(error) => return self.give_up(&told, &error),
+                Err(error) => return self.give_up(told, &error),
             }
         }
         self.write_once(told).await;
     }
 
     /// Writes with one attempt.
-    pub(super) async fn write_once(&mut self, told: Told) {
-        if let Err(error) = self.attempt(&told).await {
-            self.give_up(&told, &error);
+    pub(super) async fn write_once(&mut self, told: &Told) {
+        if let Err(error) = self.attempt(told).await {
+            self.give_up(told, &error);
         }
     }
 

@@ -84,7 +84,7 @@ fn informer(steps: Vec<Step>) -> (Informer<ConfigMap>, Told, Metrics) {
 async fn run(informer: Informer<ConfigMap>) {
     let stop = Shutdown::manual();
     let end = async {
-        tokio::time::sleep(Duration::from_secs(600)).await;
+        tokio::time::sleep(Duration::from_mins(10)).await;
         stop.trigger();
     };
     let (ran, ()) = tokio::join!(informer.run(stop.clone()), end);

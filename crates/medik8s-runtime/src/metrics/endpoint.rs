@@ -102,3 +102,6 @@ async fn answer(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,4 @@
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 
 use super::*;
@@ -26,7 +27,6 @@ fn sec1_of(key: &KeyPair) -> String {
     body.extend_from_slice(public);
     let mut der = vec![0x30, u8::try_from(body.len()).unwrap()];
     der.extend(body);
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
     format!(
         "-----BEGIN EC PRIVATE KEY-----\n{}\n-----END EC PRIVATE KEY-----\n",
         STANDARD.encode(der)

@@ -10,7 +10,7 @@
 //! anything signed by it is served, and an old authority stays in there until it runs out. A
 //! configuration that is applied anew gets the bundle again at once.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::join_all;
@@ -98,17 +98,7 @@ enum ManageError {
 impl Source {
     /// What the flags and the mounted files ask for.
     pub fn choose(args: &WebhookArgs, own: SelfManaged) -> Self {
-        let olm = CertFiles::olm();
-        let candidates = |dir: Option<&Path>| match dir {
-            Some(dir) => vec![CertFiles::in_dir(dir)],
-            None => vec![olm.clone(), CertFiles::serving()],
-        };
-        let files = candidates(args.webhook_cert_dir.as_deref());
-        match args.webhook_cert_mode {
-            CertMode::Files => Self::Files(files),
-            CertMode::Auto if files.iter().any(CertFiles::exist) => Self::Files(files),
-            CertMode::Auto | CertMode::SelfManaged => Self::SelfManaged(Box::new(own)),
-        }
+        candidates(args).map_or_else(|| Self::SelfManaged(Box::new(own)), Self::Files)
     }
 
     /// Keeps `slot` filled until `stop`.
@@ -125,6 +115,19 @@ impl Source {
             }
             Self::SelfManaged(own) => own.keep(slot, check, stop).await,
         }
+    }
+}
+
+/// The files to follow; `None` for a certificate of our own.
+fn candidates(args: &WebhookArgs) -> Option<Vec<CertFiles>> {
+    let files = match &args.webhook_cert_dir {
+        Some(dir) => vec![CertFiles::in_dir(dir)],
+        None => vec![CertFiles::olm(), CertFiles::serving()],
+    };
+    match args.webhook_cert_mode {
+        CertMode::Files => Some(files),
+        CertMode::Auto => files.iter().any(CertFiles::exist).then_some(files),
+        CertMode::SelfManaged => None,
     }
 }
 

@@ -3,15 +3,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use json_patch::{AddOperation, PatchOperation, jsonptr::PointerBuf};
 use k8s_openapi::api::core::v1::ConfigMap;
-use rcgen::{CertificateParams, KeyPair};
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio_rustls::TlsConnector;
 
 use super::*;
-use crate::certs::CertFiles;
+use crate::{
+    certs::CertFiles,
+    serve::tests::{free_address, https, localhost},
+};
 
 const HOOK: Hook = Hook {
     kind: HookKind::Validating,
@@ -166,7 +164,7 @@ fn objects_are_decoded_by_operation() {
 
 struct Running {
     address: std::net::SocketAddr,
-    roots: RootCertStore,
+    certificate: String,
     stop: Shutdown,
     server: tokio::task::JoinHandle<anyhow::Result<()>>,
     metrics: Metrics,
@@ -176,22 +174,10 @@ struct Running {
 /// A server on loopback with a certificate from files.
 async fn running(rule: impl Fn() -> Verdict + Clone + Send + Sync + 'static) -> Running {
     let dir = tempfile::tempdir().unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new(vec!["localhost".to_owned()])
-        .unwrap()
-        .self_signed(&key)
-        .unwrap();
-    std::fs::write(dir.path().join("tls.crt"), certificate.pem()).unwrap();
-    std::fs::write(dir.path().join("tls.key"), key.serialize_pem()).unwrap();
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from_pem_slice(certificate.pem().as_bytes()).unwrap())
-        .unwrap();
-    // Port 0 would hide the address, so a free one is looked for first.
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let (certificate, key) = localhost();
+    std::fs::write(dir.path().join("tls.crt"), &certificate).unwrap();
+    std::fs::write(dir.path().join("tls.key"), key).unwrap();
+    let free = free_address();
     let metrics = Metrics::new().unwrap();
     let check = Check::detached();
     let settings = Settings {
@@ -212,7 +198,7 @@ async fn running(rule: impl Fn() -> Verdict + Clone + Send + Sync + 'static) -> 
     }
     Running {
         address: free,
-        roots,
+        certificate,
         stop,
         server,
         metrics,
@@ -222,27 +208,8 @@ async fn running(rule: impl Fn() -> Verdict + Clone + Send + Sync + 'static) -> 
 
 impl Running {
     async fn send(&self, method: &str, path: &str, body: &[u8]) -> String {
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(self.roots.clone())
-            .with_no_client_auth();
-        let stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        let mut stream = TlsConnector::from(Arc::new(config))
-            .connect(name, stream)
-            .await
-            .unwrap();
-        let head = format!(
-            "{method} {path}?timeout=2s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        stream.write_all(body).await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
-        String::from_utf8(answer).unwrap()
+        let request = format!("{method} {path}?timeout=2s");
+        https(self.address, &self.certificate, &request, "", body).await
     }
 }
 
