@@ -90,15 +90,14 @@ fn ensure_test_agent(agent: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A link where the file systems allow it: debug builds are large.
+/// A link where the file systems allow it: debug builds are large. To the file itself, since a program
+/// that looks beside itself must look in here.
 fn put(from: &Path, to: &Path) -> anyhow::Result<()> {
-    ensure!(
-        from.is_file(),
-        "{} is missing: `make build` makes it",
-        from.display()
-    );
-    if fs::hard_link(from, to).is_err() {
-        fs::copy(from, to).with_context(|| format!("copy {}", from.display()))?;
+    let from = from
+        .canonicalize()
+        .with_context(|| format!("{} is missing: `make build` makes it", from.display()))?;
+    if fs::hard_link(&from, to).is_err() {
+        fs::copy(&from, to).with_context(|| format!("copy {}", from.display()))?;
     }
     Ok(())
 }
