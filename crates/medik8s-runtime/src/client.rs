@@ -7,6 +7,10 @@
 //! # Guarantees
 //! Every request counts in `rest_client_requests_total` and carries `<binary>/<version>`.
 //!
+//! A server that vanishes without a word (a dead control-plane node, a dropped route) is noticed
+//! within [`DEAD_PEER`], also by watches: kube's own stack has no keep-alive and would wait up to
+//! five minutes, in which a health checker is blind.
+//!
 //! # Caveats
 //! kube's own retry (429, 503, 504, up to 15 times) hides a refused eviction for minutes and makes
 //! an agent's deadline meaningless: evictions and agents use a profile without it.
@@ -19,14 +23,30 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response, header::USER_AGENT};
+use hyper_timeout::TimeoutConnector;
+use hyper_util::{
+    client::legacy::{Client as HttpClient, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
 use kube::{
     Client, Config,
-    client::{Body, ClientBuilder},
+    client::{Body, ClientBuilder, ConfigExt, retry::RetryPolicy},
     config::{KubeConfigOptions, Kubeconfig, KubeconfigError},
 };
-use tower::{Layer, Service};
+use tower::{BoxError, Layer, Service, ServiceBuilder, retry::RetryLayer};
 
 use crate::{cli::Product, metrics::Metrics, settings::Env};
+
+/// Silence on a connection after which the kernel asks whether the peer is still there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const KEEPALIVE_TRIES: u32 = 3;
+
+/// How long a peer that vanished can go unnoticed: silence plus unanswered questions.
+pub const DEAD_PEER: Duration = Duration::from_secs(30);
+
+/// How long a connection without work is kept.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// What a client is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,15 +137,14 @@ impl Access {
         let host = url
             .authority()
             .map_or_else(String::new, ToString::to_string);
-        let layer = CountRequests {
+        let count = CountRequests {
             metrics: self.metrics.clone(),
             host,
         };
-        let builder = ClientBuilder::try_from(config).map_err(|error| ConnectError::Build {
+        build(&config, count).map_err(|error| ConnectError::Build {
             url: url.to_string(),
             source: Box::new(error),
-        })?;
-        Ok(builder.with_layer(&layer).build())
+        })
     }
 
     /// The API server's address.
@@ -137,6 +156,40 @@ impl Access {
     pub fn default_namespace(&self) -> &str {
         &self.config.default_namespace
     }
+}
+
+/// kube's own stack of layers, with keep-alive below and counting inside of the retry.
+fn build(config: &Config, count: CountRequests) -> Result<Client, kube::Error> {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_keepalive(Some(KEEPALIVE_AFTER));
+    tcp.set_keepalive_interval(Some(KEEPALIVE_EVERY));
+    tcp.set_keepalive_retries(Some(KEEPALIVE_TRIES));
+    // The same limit for what we sent and nobody acknowledged.
+    tcp.set_tcp_user_timeout(Some(DEAD_PEER));
+    let tls = config.rustls_https_connector_with_connector(tcp)?;
+    let mut connector = TimeoutConnector::new(tls);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_read_timeout(config.read_timeout);
+    connector.set_write_timeout(config.write_timeout);
+    connector.set_reset_reader_on_write(config.reset_reader_on_write);
+    let http = HttpClient::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE)
+        .build(connector);
+    let retry = config
+        .default_retry
+        .then(|| RetryLayer::new(RetryPolicy::server_retry()));
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(retry)
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .layer(count)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(ClientBuilder::new(service, config.default_namespace.clone()).build())
 }
 
 fn with_profile(mut config: Config, profile: Profile) -> Config {
@@ -244,13 +297,16 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let method = request.method().clone();
+        let path = request.uri().path().to_owned();
         let CountRequests { metrics, host } = self.count.clone();
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
             match &answer {
                 Ok(response) => {
-                    metrics.request_sent(response.status().as_str(), method.as_str(), &host);
+                    let code = response.status();
+                    tracing::debug!(%method, path, code = code.as_u16(), "request");
+                    metrics.request_sent(code.as_str(), method.as_str(), &host);
                 }
                 Err(_) => metrics.request_sent("<error>", method.as_str(), &host),
             }
