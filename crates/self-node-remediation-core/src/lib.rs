@@ -18,6 +18,7 @@ pub mod knowledge;
 pub mod order;
 pub mod peer_server;
 pub mod permit;
+pub mod release;
 pub mod table;
 pub mod time;
 pub mod verdict;

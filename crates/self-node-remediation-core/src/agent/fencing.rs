@@ -30,6 +30,9 @@ impl Step<'_> {
             return;
         }
         let has_permit = self.has_permit();
+        // An isolated node has waited for its watchdog since the permit ran out.
+        let expired = self.limit().filter(|_| reason == Reason::Isolated);
+        let since = expired.map_or(self.now, |limit| limit.min(self.now));
         self.end_round(true);
         let mut software_at = self.now;
         let mut last_words = LastWords::No;
@@ -38,14 +41,13 @@ impl Step<'_> {
             self.first.push(Command::Starve {
                 shorten: has_permit,
             });
-            software_at = software_after(self.now, self.now, timeout);
+            software_at = software_after(since, since, timeout);
             if has_permit {
                 last_words = LastWords::AfterStarving;
             }
         }
         self.rest
             .push(Command::Tell(Notice::Fencing(reason.clone())));
-        let since = self.now;
         self.state.fencing = Some(Fencing {
             reason,
             since,

@@ -1,1 +1,8 @@
+//! One agent against a scripted world, on a virtual clock.
 
+mod announcing;
+mod control_plane;
+mod properties;
+mod restart;
+mod rules;
+mod world;
