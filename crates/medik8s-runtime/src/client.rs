@@ -16,8 +16,10 @@
 //! an agent's deadline meaningless: evictions and agents use a profile without it.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
     time::Duration,
 };
@@ -98,10 +100,19 @@ pub enum ConnectError {
 }
 
 /// Where the cluster is and who we are there.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Access {
     config: Config,
     metrics: Metrics,
+    clients: Arc<Mutex<Vec<(Profile, Client)>>>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Access")
+            .field("url", &self.config.cluster_url)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Access {
@@ -117,21 +128,26 @@ impl Access {
         if let Ok(agent) = HeaderValue::from_str(&product.user_agent()) {
             config.headers.push((USER_AGENT, agent));
         }
-        Ok(Self {
-            config,
-            metrics: metrics.clone(),
-        })
+        Ok(Self::from_config(config, metrics.clone()))
     }
 
     /// Access with a configuration made elsewhere, for the harness.
-    pub const fn from_config(config: Config, metrics: Metrics) -> Self {
-        Self { config, metrics }
+    pub fn from_config(config: Config, metrics: Metrics) -> Self {
+        Self {
+            config,
+            metrics,
+            clients: Arc::default(),
+        }
     }
 
-    /// Builds a client. Clients of one profile should be shared: each has its own connections.
+    /// A client. All clients of one profile share their connections.
     ///
     /// Must be called inside a tokio runtime.
     pub fn client(&self, profile: Profile) -> Result<Client, ConnectError> {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, client)) = clients.iter().find(|(known, _)| *known == profile) {
+            return Ok(client.clone());
+        }
         let config = with_profile(self.config.clone(), profile);
         let url = config.cluster_url.clone();
         let host = url
@@ -141,10 +157,12 @@ impl Access {
             metrics: self.metrics.clone(),
             host,
         };
-        build(&config, count).map_err(|error| ConnectError::Build {
+        let client = build(&config, count).map_err(|error| ConnectError::Build {
             url: url.to_string(),
             source: Box::new(error),
-        })
+        })?;
+        clients.push((profile, client.clone()));
+        Ok(client)
     }
 
     /// The API server's address.

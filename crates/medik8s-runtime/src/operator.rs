@@ -16,7 +16,7 @@ use kube::Client;
 use crate::{
     capabilities::{self, Capability},
     certs,
-    cli::{CommonArgs, Product},
+    cli::{BindAddress, CommonArgs, Product},
     client::{Access, Profile},
     clock::Clock,
     events::{self, Recorder},
@@ -26,7 +26,7 @@ use crate::{
     process::Process,
     settings::Env,
     shutdown::Shutdown,
-    tls::{self, ServerTls},
+    tls::{self, CertSlot, ServerTls},
     webhook::{self, certificates},
     write::Writer,
 };
@@ -75,6 +75,8 @@ pub struct Operator {
     about: About,
     args: CommonArgs,
     namespace: String,
+    metrics_tls: ServerTls,
+    webhook_tls: ServerTls,
 }
 
 impl Operator {
@@ -127,6 +129,15 @@ impl Operator {
         };
         let writer = Writer::new(about.product.name).gated(leadership.clone());
 
+        let certificate = certs::self_signed(about.product.name)
+            .context("could not make a certificate for the metrics endpoint")?;
+        let server_tls = |certificate| {
+            ServerTls::new(certificate, &tls::Profile::default(), args.enable_http2)
+                .context("could not set up TLS")
+        };
+        let metrics_tls = server_tls(certificate)?;
+        let webhook_tls = server_tls(CertSlot::default())?;
+
         let operator = Self {
             clock,
             metrics,
@@ -141,22 +152,16 @@ impl Operator {
             about,
             args: args.clone(),
             namespace: namespace.to_owned(),
+            metrics_tls,
+            webhook_tls,
         };
-        operator.with_metrics_endpoint()
+        Ok(operator.with_metrics_endpoint())
     }
 
-    fn with_metrics_endpoint(mut self) -> anyhow::Result<Self> {
-        let certificate = certs::self_signed(self.about.product.name)
-            .context("could not make a certificate for the metrics endpoint")?;
-        let tls = ServerTls::new(
-            certificate,
-            &tls::Profile::default(),
-            self.args.enable_http2,
-        )
-        .context("could not set up TLS for the metrics endpoint")?;
+    fn with_metrics_endpoint(mut self) -> Self {
         let server = MetricsServer {
             bind: self.args.metrics_bind_address.clone(),
-            tls,
+            tls: self.metrics_tls.clone(),
             http2: self.args.enable_http2,
             authoriser: Some(Authoriser::new(
                 self.client.clone(),
@@ -167,7 +172,7 @@ impl Operator {
         let metrics = self.metrics.clone();
         self.process
             .service("metrics", |stop| metrics::serve(metrics, server, stop));
-        Ok(self)
+        self
     }
 
     /// Serves the webhooks, on every replica.
@@ -180,7 +185,7 @@ impl Operator {
             service: self.about.webhook_service.to_owned(),
             validating: names(self.about.validating),
             mutating: names(self.about.mutating),
-            extra_names: Vec::new(),
+            extra_names: own_address(&self.args.webhook_bind_address),
             writer: Writer::new(self.about.product.name),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -188,12 +193,23 @@ impl Operator {
         let settings = webhook::Settings {
             bind: self.args.webhook_bind_address.clone(),
             http2: self.args.enable_http2,
-            profile: tls::Profile::default(),
+            tls: self.webhook_tls.clone(),
             certificates: certificates::Source::choose(&self.args.webhook, own),
             check: self.probes.ready_check("webhook"),
         };
         self.process
             .service("webhooks", |stop| server.run(settings, stop));
+    }
+
+    /// Keeps the servers at OpenShift's TLS profile. Needs
+    /// [`crate::rbac::TLS_PROFILE`].
+    pub fn follow_tls_profile(&mut self) {
+        let (client, capability) = (self.client.clone(), self.capability.clone());
+        let servers = vec![self.metrics_tls.clone(), self.webhook_tls.clone()];
+        let metrics = self.metrics.clone();
+        self.process.service("TLS profile", |stop| {
+            tls::openshift::follow(client, capability, servers, metrics, stop)
+        });
     }
 
     /// Starts what only the leader does, once this process leads.
@@ -217,5 +233,16 @@ impl Operator {
         self.process
             .service("probes", |stop| probes.serve(bind, stop));
         self.process.run().await
+    }
+}
+
+/// The address given for the webhook server, for API servers that call it by URL.
+fn own_address(bind: &BindAddress) -> Vec<String> {
+    match bind {
+        BindAddress::Address(address) if !address.ip().is_unspecified() => {
+            vec![address.ip().to_string()]
+        }
+        BindAddress::Name(name, _) => vec![name.clone()],
+        BindAddress::Address(_) | BindAddress::Any(_) | BindAddress::Disabled => Vec::new(),
     }
 }

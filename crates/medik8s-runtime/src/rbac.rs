@@ -147,6 +147,14 @@ pub const WEBHOOK_SECRET: &[Rule] = &[Rule::new(
     "keeps the webhook's CA and serving certificate, shared by all replicas",
 )];
 
+/// OpenShift's TLS profile (`tls::openshift`).
+pub const TLS_PROFILE: &[Rule] = &[Rule::new(
+    &["config.openshift.io"],
+    &["apiservers"],
+    &["get", "list", "watch"],
+    "serves metrics and webhooks with the cluster's TLS profile (OpenShift)",
+)];
+
 /// Self-managed webhook certificates: the verbs on the webhook configurations. Use with
 /// [`Rule::named`] and the operator's own configuration names.
 pub const WEBHOOK_CONFIGURATIONS: Rule = Rule::new(

@@ -20,6 +20,8 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::sync::watch;
 
+pub mod openshift;
+
 /// The lowest protocol version of a [`Profile::Custom`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MinVersion {
@@ -163,6 +165,11 @@ impl ServerTls {
         let config = server_config(&self.certificate, profile, self.http2, Some(verifier))?;
         self.current.send_replace(Arc::new(config));
         Ok(())
+    }
+
+    /// The slot of the certificate that is served.
+    pub const fn certificate(&self) -> &CertSlot {
+        &self.certificate
     }
 
     pub(crate) fn current(&self) -> Arc<ServerConfig> {

@@ -29,7 +29,7 @@ use crate::{
     probes::Check,
     serve::{self, Answer, Handler, text, with_type},
     shutdown::Shutdown,
-    tls::{CertSlot, ServerTls},
+    tls::ServerTls,
 };
 
 pub mod certificates;
@@ -131,8 +131,8 @@ pub struct Settings {
     pub bind: BindAddress,
     /// Offer HTTP/2.
     pub http2: bool,
-    /// TLS versions and ciphers.
-    pub profile: crate::tls::Profile,
+    /// TLS versions and ciphers; the certificate in it comes from `certificates`.
+    pub tls: ServerTls,
     /// Where the certificate comes from.
     pub certificates: certificates::Source,
     /// Passes while the server listens and has a certificate.
@@ -170,7 +170,7 @@ impl Server {
         let Settings {
             bind,
             http2,
-            profile,
+            tls,
             certificates,
             check,
         } = settings;
@@ -183,9 +183,7 @@ impl Server {
             stop.triggered().await;
             return Ok(());
         };
-        let slot = CertSlot::default();
-        let tls = ServerTls::new(slot.clone(), &profile, http2)
-            .context("could not set up TLS for webhooks")?;
+        let slot = tls.certificate().clone();
         let routes = Arc::new(self);
         let handler: Handler = Arc::new(move |request| {
             let routes = Arc::clone(&routes);

@@ -122,3 +122,84 @@ fn http2_is_offered_only_if_asked_for() {
     assert_eq!(alpn(false), [b"http/1.1".to_vec()]);
     assert_eq!(alpn(true), [b"h2".to_vec(), b"http/1.1".to_vec()]);
 }
+
+#[test]
+fn openshifts_profiles_are_understood() {
+    use serde_json::json;
+
+    use super::openshift::profile_of;
+
+    let of =
+        |profile: serde_json::Value| profile_of(&json!({"spec": {"tlsSecurityProfile": profile}}));
+    assert_eq!(profile_of(&json!({"spec": {}})), Profile::Intermediate);
+    assert_eq!(of(serde_json::Value::Null), Profile::Intermediate);
+    assert_eq!(of(json!({"type": "Old", "old": {}})), Profile::Intermediate);
+    assert_eq!(of(json!({"type": "Intermediate"})), Profile::Intermediate);
+    assert_eq!(of(json!({"type": "Modern", "modern": {}})), Profile::Modern);
+    assert_eq!(
+        of(json!({"type": "Custom", "custom": {
+            "ciphers": ["ECDHE-RSA-AES128-GCM-SHA256"], "minTLSVersion": "VersionTLS11",
+        }})),
+        Profile::Custom {
+            min_version: MinVersion::Tls12,
+            ciphers: vec!["ECDHE-RSA-AES128-GCM-SHA256".to_owned()],
+        }
+    );
+    assert_eq!(
+        of(json!({"type": "Custom", "custom": {"ciphers": [], "minTLSVersion": "VersionTLS13"}})),
+        Profile::Custom {
+            min_version: MinVersion::Tls13,
+            ciphers: Vec::new()
+        }
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clusters_profile_is_followed_while_serving() {
+    use std::time::Duration;
+
+    use medik8s_testing::fake::FakeApi;
+    use serde_json::json;
+
+    use crate::{capabilities, metrics::Metrics, shutdown::Shutdown};
+
+    let fake = FakeApi::new();
+    let metrics = Metrics::new().unwrap();
+    let (capability, discovery) = capabilities::discover(fake.client());
+    let server = ServerTls::new(CertSlot::default(), &Profile::default(), false).unwrap();
+    let stop = Shutdown::manual();
+    let asking = tokio::spawn(discovery.run(stop.clone()));
+    let servers = vec![server.clone()];
+    let client = fake.client();
+    let following = tokio::spawn(openshift::follow(
+        client,
+        capability,
+        servers,
+        metrics,
+        stop.clone(),
+    ));
+    let suites = || server.current().crypto_provider().cipher_suites.len();
+    let settle = || tokio::time::sleep(Duration::from_mins(6));
+    settle().await;
+    let all = suites();
+    // The platform appears (in a test only), then somebody changes the profile.
+    fake.add_dynamic_kind("config.openshift.io/v1", "APIServer", "apiservers", false);
+    let ciphers = ["ECDHE-RSA-AES128-GCM-SHA256"];
+    let object = |profile: serde_json::Value| {
+        json!({
+            "apiVersion": "config.openshift.io/v1", "kind": "APIServer",
+            "metadata": {"name": "cluster"}, "spec": {"tlsSecurityProfile": profile},
+        })
+    };
+    fake.put_value(object(
+        json!({"type": "Custom", "custom": {"ciphers": ciphers}}),
+    ));
+    settle().await;
+    assert!(suites() < all, "{} of {all}", suites());
+    fake.put_value(object(json!({"type": "Intermediate"})));
+    settle().await;
+    assert_eq!(suites(), all);
+    stop.trigger();
+    following.await.unwrap().unwrap();
+    asking.await.unwrap().unwrap();
+}

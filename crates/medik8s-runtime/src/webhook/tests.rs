@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     certs::CertFiles,
     serve::tests::{free_address, https, localhost},
+    tls::{CertSlot, Profile},
 };
 
 const HOOK: Hook = Hook {
@@ -183,7 +184,7 @@ async fn running(rule: impl Fn() -> Verdict + Clone + Send + Sync + 'static) -> 
     let settings = Settings {
         bind: BindAddress::Address(free),
         http2: false,
-        profile: crate::tls::Profile::default(),
+        tls: ServerTls::new(CertSlot::default(), &Profile::default(), false).unwrap(),
         certificates: certificates::Source::Files(vec![CertFiles::in_dir(dir.path())]),
         check: check.clone(),
     };
