@@ -84,38 +84,112 @@ const LOOP_RESERVE: Duration = Duration::from_mins(1);
 /// Runs the agent until it is told to end. `host` is the machine it guards.
 pub async fn run(args: Args, env: Env, product: Product, host: Host) -> anyhow::Result<()> {
     let settings = Settings::read(&args, &env)?;
+    let metrics = Metrics::new()?;
+    let certificates = read_certificates(&args.certificates_dir)?;
+    let access = Access::resolve(args.kubeconfig.as_deref(), &env, &product, &metrics).await?;
+    let api_timeout = settings.timing.api_server_timeout();
+    let links = Links {
+        checks: access.client(Profile::Agent {
+            connect_timeout: api_timeout,
+            read_timeout: api_timeout,
+        })?,
+        watches: access.client(Profile::Agent {
+            connect_timeout: WATCH_CONNECT,
+            read_timeout: WATCH_SILENCE,
+        })?,
+    };
+    let mut process = Process::new(Shutdown::manual());
+    let (inbox, receiver) = inbox::channel();
+    listen_for_signals(&mut process, &inbox)?;
+    let setup = Setup {
+        args,
+        settings,
+        certificates,
+        links,
+        metrics,
+        clock: Clock::system(),
+        product,
+        host: Arc::new(host),
+    };
+    guard(setup, process, inbox, receiver).await
+}
+
+/// Clients of the API server, none of which retries by itself.
+#[derive(Clone)]
+pub struct Links {
+    /// For reads and writes: as impatient as an API check.
+    pub checks: Client,
+    /// For watches.
+    pub watches: Client,
+}
+
+impl std::fmt::Debug for Links {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Links").finish_non_exhaustive()
+    }
+}
+
+/// What an agent is made of.
+#[derive(Debug)]
+pub struct Setup {
+    /// Flags.
+    pub args: Args,
+    /// Environment.
+    pub settings: Settings,
+    /// The shared certificates.
+    pub certificates: CertificateSet,
+    /// The way to the API server.
+    pub links: Links,
+    /// Series.
+    pub metrics: Metrics,
+    /// Time.
+    pub clock: Clock,
+    /// Name and version.
+    pub product: Product,
+    /// The machine.
+    pub host: Arc<Host>,
+}
+
+/// Runs an agent whose messages arrive in `receiver`; `inbox` is their sender. Ends when the rules
+/// say so, or when a task fails.
+pub async fn guard(
+    setup: Setup,
+    mut process: Process,
+    inbox: Sender,
+    receiver: inbox::Receiver,
+) -> anyhow::Result<()> {
+    let Setup {
+        args,
+        settings,
+        certificates,
+        links,
+        metrics,
+        clock,
+        product,
+        host,
+    } = setup;
+    let Links { checks, watches } = links;
+    let shutdown = process.shutdown().clone();
     let boot = host
         .boot_id()
         .context("could not find out which boot this is")?;
     let boot = BootId::new(boot).context("the boot ID is unusable")?;
-    tracing::info!(node = %settings.node, %boot, host = ?host, version = product.version, "agent starts");
+    tracing::info!(node = %settings.node, %boot, ?host, version = product.version, "agent starts");
 
-    let clock = Clock::system();
-    let metrics = Metrics::new()?;
+    let api_timeout = settings.timing.api_server_timeout();
     let agent_metrics = metrics::AgentMetrics::new(&metrics, clock.clone())?;
-    let certificates = read_certificates(&args.certificates_dir)?;
-    if let Ok(validity) = certificates.validate(clock.now()) {
-        agent_metrics.certificates_expire(validity.first_expiry);
+    match certificates.validate(clock.now()) {
+        Ok(validity) => agent_metrics.certificates_expire(validity.first_expiry),
+        Err(error) => {
+            // Peers with another clock may still accept it, and fencing works without peers.
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(error, "the peer certificates will not be accepted");
+        }
     }
     let identity = certificates
         .identity()
         .context("the peer certificates cannot be used")?;
-    let access = Access::resolve(args.kubeconfig.as_deref(), &env, &product, &metrics).await?;
-    let api_timeout = settings.timing.api_server_timeout();
-    let checks = access.client(Profile::Agent {
-        connect_timeout: api_timeout,
-        read_timeout: api_timeout,
-    })?;
-    let watches = access.client(Profile::Agent {
-        connect_timeout: WATCH_CONNECT,
-        read_timeout: WATCH_SILENCE,
-    })?;
-
-    let shutdown = Shutdown::manual();
-    let mut process = Process::new(shutdown.clone());
-    let (inbox, receiver) = inbox::channel();
     let directory = Directory::default();
-    let host = Arc::new(host);
 
     let (recorder, sink) = events::recorder(
         checks.clone(),
@@ -211,7 +285,6 @@ pub async fn run(args: Args, env: Env, product: Product, host: Host) -> anyhow::
             Ok(())
         }
     });
-    listen_for_signals(&mut process, &inbox)?;
 
     let folder = Folder::open(host.state_dir())?;
     let device = device::Device::new(

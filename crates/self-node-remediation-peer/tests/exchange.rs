@@ -1,10 +1,6 @@
 //! Client and service over loopback: certificates of all kinds, wrong ones, limits.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "a test may panic, and measures real time"
-)]
+#![cfg(test)]
+#![expect(clippy::disallowed_methods, reason = "the tests measure real time")]
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;

@@ -1,0 +1,340 @@
+//! Whole agents against each other, an API server in memory and fake watchdogs.
+#![cfg(test)]
+
+mod lab;
+
+use std::time::Duration;
+
+use lab::{Agent, Did, Lab, TIMEOUT, until};
+use medik8s_api::names::snr::{
+    AGENT_VERSION_ANNOTATION, IS_REBOOT_CAPABLE_ANNOTATION, STOPPED_FEEDING_ANNOTATION,
+    WATCHDOG_TIMEOUT_ANNOTATION,
+};
+use self_node_remediation_peer::{AskError, Status};
+
+const WORKERS: [&str; 3] = ["w1", "w2", "w3"];
+
+async fn three_armed() -> (Lab, Vec<Agent>) {
+    let lab = Lab::new(&WORKERS);
+    let agents = WORKERS.map(|node| lab.start(node)).into_iter().collect();
+    for node in WORKERS {
+        lab.armed(node).await;
+    }
+    (lab, agents)
+}
+
+/// These wait for spans of half a minute, so they do it together.
+#[tokio::test]
+async fn what_takes_longer_than_a_span() {
+    tokio::join!(
+        software_does_not_reset_where_it_must_not(),
+        software_resets_a_machine_whose_watchdog_does_not(),
+        peers_keep_a_node_without_api_up(),
+        nobody_reboots_when_the_api_is_away_for_all(),
+        an_isolated_node_starves(),
+        an_agent_restarted_in_an_outage_goes_on_with_what_it_knew(),
+    );
+}
+
+async fn pause(seconds: u64) {
+    tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+#[tokio::test]
+async fn a_starting_agent_opens_first_and_announces_what_it_found() {
+    let lab = Lab::new(&WORKERS);
+    let _agent = lab.start("w1");
+    let announced = lab.armed("w1").await;
+    assert_eq!(
+        (announced.wd, announced.workers, announced.cp),
+        (TIMEOUT, 2, 0)
+    );
+    // 2 x (0.3 + 0.5) + max(1 + 2.5, 30), rounded up.
+    assert_eq!(announced.bound, Some(32));
+    assert_eq!(announced.boot.as_str(), "boot-of-w1");
+    let annotation = |key| lab.annotation("w1", key).unwrap();
+    assert_eq!(annotation(IS_REBOOT_CAPABLE_ANNOTATION), "true");
+    assert_eq!(annotation(WATCHDOG_TIMEOUT_ANNOTATION), TIMEOUT.to_string());
+    assert_eq!(annotation(AGENT_VERSION_ANNOTATION), "1.2.3");
+    assert_eq!(lab.dog("w1").log()[..2], [Did::Opened, Did::Fed]);
+}
+
+#[tokio::test]
+async fn without_contact_in_this_boot_nothing_is_opened_or_fenced() {
+    let lab = Lab::new(&WORKERS);
+    lab.set_reachable("w1", false);
+    let agent = lab.start("w1");
+    pause(3).await;
+    assert!(lab.dog("w1").log().is_empty());
+    assert!(agent.is_running() && lab.sysrq("w1").is_empty());
+    lab.set_reachable("w1", true);
+    lab.armed("w1").await;
+}
+
+#[tokio::test]
+async fn an_ordered_node_starves_its_watchdog_and_says_so() {
+    let (lab, agents) = three_armed().await;
+    lab.remediation("w1", true);
+    until("last words", || {
+        lab.annotation("w1", STOPPED_FEEDING_ANNOTATION).is_some()
+    })
+    .await;
+    assert_eq!(
+        lab.annotation("w1", STOPPED_FEEDING_ANNOTATION).unwrap(),
+        "boot-of-w1/5"
+    );
+    let log = lab.dog("w1").log();
+    assert_eq!(
+        log.last(),
+        Some(&Did::Set(5)),
+        "shortened once, then never fed: {log:?}"
+    );
+    agents[0].terminate();
+    pause(2).await;
+    assert_eq!(
+        lab.dog("w1").log(),
+        log,
+        "neither SIGTERM nor time touches the device again"
+    );
+    assert!(
+        agents[0].is_running(),
+        "it holds the device open until the reset"
+    );
+    for node in ["w2", "w3"] {
+        assert!(!lab.dog(node).did(Did::Set(5)));
+    }
+}
+
+/// The fake device never resets anything, so the reset by software has to come.
+async fn software_resets_a_machine_whose_watchdog_does_not() {
+    let (lab, _agents) = three_armed().await;
+    lab.remediation("w1", true);
+    until("shortened", || lab.dog("w1").did(Did::Set(5))).await;
+    assert_eq!(lab.sysrq("w1"), "");
+    // Timeout 5 s and 5 s more.
+    until("software reboot", || lab.sysrq("w1").starts_with('b')).await;
+}
+
+async fn software_does_not_reset_where_it_must_not() {
+    let lab = Lab::new(&WORKERS);
+    let agents =
+        WORKERS.map(|node| lab.start_with(node, &[("IS_SOFTWARE_REBOOT_ENABLED", "false")]));
+    for node in WORKERS {
+        lab.armed(node).await;
+    }
+    lab.remediation("w1", true);
+    until("shortened", || lab.dog("w1").did(Did::Set(5))).await;
+    pause(12).await;
+    assert_eq!(lab.sysrq("w1"), "");
+    assert!(agents[0].is_running());
+}
+
+#[tokio::test]
+async fn an_order_for_another_boot_is_none() {
+    let (lab, _agents) = three_armed().await;
+    let mut order = lab.remediation("w1", false);
+    order.metadata.annotations.get_or_insert_default().insert(
+        "self-node-remediation.medik8s.io/boot-id".to_owned(),
+        "boot-before".to_owned(),
+    );
+    order.status.get_or_insert_default().phase = Some("Pre-Reboot-Completed".to_owned());
+    lab.api.put(&order);
+    pause(3).await;
+    assert!(!lab.dog("w1").did(Did::Set(5)) && lab.sysrq("w1").is_empty());
+}
+
+#[tokio::test]
+async fn a_peer_tells_a_node_without_api_that_it_is_ordered() {
+    let (lab, _agents) = three_armed().await;
+    lab.set_reachable("w1", false);
+    lab.remediation("w1", true);
+    until("fenced by its peers' word", || {
+        lab.dog("w1").did(Did::Set(5))
+    })
+    .await;
+}
+
+async fn peers_keep_a_node_without_api_up() {
+    let (lab, _agents) = three_armed().await;
+    lab.set_reachable("w1", false);
+    // Longer than the span of 31.6 s: only the peers' Healthy can have extended the permit.
+    pause(40).await;
+    let feeds = lab.dog("w1").feeds();
+    until("still fed", || lab.dog("w1").feeds() > feeds).await;
+    assert!(!lab.dog("w1").did(Did::Set(5)));
+}
+
+async fn nobody_reboots_when_the_api_is_away_for_all() {
+    let (lab, agents) = three_armed().await;
+    for node in WORKERS {
+        lab.set_reachable(node, false);
+    }
+    pause(40).await;
+    for (node, agent) in WORKERS.iter().zip(&agents) {
+        let feeds = lab.dog(node).feeds();
+        until("still fed", || lab.dog(node).feeds() > feeds).await;
+        assert!(!lab.dog(node).did(Did::Set(5)) && lab.sysrq(node).is_empty());
+        assert!(agent.is_running());
+    }
+}
+
+/// The whole point: cut off from everybody, the watchdog starves after the span.
+async fn an_isolated_node_starves() {
+    let lab = Lab::new(&WORKERS);
+    // No other agent runs, so nobody answers.
+    let _agent = lab.start("w1");
+    lab.armed("w1").await;
+    lab.set_reachable("w1", false);
+    pause(34).await;
+    let feeds = lab.dog("w1").feeds();
+    pause(6).await;
+    assert_eq!(
+        lab.dog("w1").feeds(),
+        feeds,
+        "a beat of 4 s has passed without a feed"
+    );
+    // New proof before the reset resumes the feeding: the API comes back.
+    assert_eq!(lab.sysrq("w1"), "");
+    lab.set_reachable("w1", true);
+    until("fed again", || lab.dog("w1").feeds() > feeds).await;
+}
+
+#[tokio::test]
+async fn an_order_is_acknowledged_by_its_uid_also_without_api() {
+    let (lab, _agents) = three_armed().await;
+    assert_eq!(
+        lab.ask("w2", "w1", "").await.unwrap().status_value(),
+        Some(Status::Healthy)
+    );
+    let uid = lab.remediation("w1", true).metadata.uid.unwrap();
+    let answer = lab.ask("w2", "w1", &uid).await.unwrap();
+    assert_eq!(answer.status_value(), Some(Status::Unhealthy));
+    assert_eq!(answer.acknowledged_uid, uid);
+    let other = lab.ask("w2", "w1", "another").await.unwrap();
+    assert_eq!(
+        (other.status_value(), other.acknowledged_uid),
+        (Some(Status::Unhealthy), String::new())
+    );
+
+    lab.set_reachable("w2", false);
+    pause(2).await;
+    let answer = lab.ask("w2", "w1", &uid).await.unwrap();
+    assert_eq!(answer.acknowledged_uid, uid, "held in memory");
+    // Memory abstains otherwise (H5, H18): neither ApiError nor Unhealthy.
+    let silent = lab.ask("w2", "w1", "").await;
+    assert!(matches!(silent, Err(AskError::Refused(_))), "{silent:?}");
+    let stranger = lab.ask("w2", "w3", "").await.unwrap();
+    assert_eq!(stranger.status_value(), Some(Status::ApiError));
+}
+
+#[tokio::test]
+async fn the_memory_of_an_order_ends_with_a_later_list_only() {
+    let (lab, _agents) = three_armed().await;
+    let uid = lab.remediation("w1", true).metadata.uid.unwrap();
+    let known = lab.ask("w2", "w1", &uid).await.unwrap();
+    assert_eq!(known.acknowledged_uid, uid);
+    lab.remove_remediation("w1");
+    until("forgotten", || true).await;
+    pause(1).await;
+    let answer = lab.ask("w2", "w1", &uid).await.unwrap();
+    assert_eq!(answer.status_value(), Some(Status::Healthy));
+}
+
+#[tokio::test]
+async fn a_successor_stands_by_and_takes_over_an_armed_watchdog() {
+    let (lab, mut agents) = three_armed().await;
+    let successor = lab.start_successor("w1");
+    until_listening(&lab).await;
+    let silent = lab.ask_successor("w2").await;
+    assert!(
+        matches!(silent, Err(AskError::Refused(_))),
+        "who stands by says nothing: {silent:?}"
+    );
+    // Even the pod's deletion does not disarm: somebody takes over.
+    lab.pod("w1", true);
+    let old = agents.remove(0);
+    old.terminate();
+    old.ended().await;
+    until("opened again", || opened(&lab, "w1") == 2).await;
+    let log = lab.dog("w1").log();
+    assert!(
+        log.contains(&Did::Closed) && !log.contains(&Did::MagicClosed),
+        "{log:?}"
+    );
+    until("fed by the successor", || {
+        lab.dog("w1").log().last() == Some(&Did::Fed)
+    })
+    .await;
+    assert!(lab.announced("w1").unwrap().armed && successor.is_running());
+    let answer = lab.ask_successor("w2").await.unwrap();
+    assert_eq!(answer.status_value(), Some(Status::Healthy));
+}
+
+async fn until_listening(lab: &Lab) {
+    for _ in 0..200 {
+        match lab.ask_successor("w2").await {
+            Err(AskError::Connect(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
+            _ => return,
+        }
+    }
+}
+
+fn opened(lab: &Lab, node: &str) -> usize {
+    lab.dog(node)
+        .log()
+        .iter()
+        .filter(|did| **did == Did::Opened)
+        .count()
+}
+
+#[tokio::test]
+async fn a_deleted_pod_without_successor_disarms_by_announcement() {
+    let (lab, mut agents) = three_armed().await;
+    lab.pod("w1", true);
+    let agent = agents.remove(0);
+    agent.terminate();
+    agent.ended().await;
+    assert!(!lab.announced("w1").unwrap().armed);
+    assert_eq!(
+        lab.annotation("w1", IS_REBOOT_CAPABLE_ANNOTATION).unwrap(),
+        "false"
+    );
+    let log = lab.dog("w1").log();
+    assert_eq!(log[log.len() - 2..], [Did::MagicClosed, Did::Closed]);
+}
+
+#[tokio::test]
+async fn a_deleted_pod_of_an_ordered_node_does_not_disarm() {
+    let (lab, mut agents) = three_armed().await;
+    lab.pod("w1", true);
+    // Known, but not for this boot: the agent does not fence, and still must not disarm.
+    let mut order = lab.remediation("w1", false);
+    order.metadata.annotations.get_or_insert_default().insert(
+        "self-node-remediation.medik8s.io/boot-id".to_owned(),
+        "boot-before".to_owned(),
+    );
+    order.status.get_or_insert_default().phase = Some("Pre-Reboot-Completed".to_owned());
+    lab.api.put(&order);
+    pause(1).await;
+    let agent = agents.remove(0);
+    agent.terminate();
+    agent.ended().await;
+    assert!(!lab.dog("w1").did(Did::MagicClosed));
+}
+
+async fn an_agent_restarted_in_an_outage_goes_on_with_what_it_knew() {
+    let (lab, mut agents) = three_armed().await;
+    for node in WORKERS {
+        lab.set_reachable(node, false);
+    }
+    let old = agents.remove(0);
+    old.terminate();
+    old.ended().await;
+    let _new = lab.start("w1");
+    until("opened again", || opened(&lab, "w1") == 2).await;
+    let feeds = lab.dog("w1").feeds();
+    // It has to find its peers by the recorded addresses.
+    pause(40).await;
+    until("fed on", || lab.dog("w1").feeds() > feeds + 1).await;
+    assert!(!lab.dog("w1").did(Did::Set(5)));
+}
