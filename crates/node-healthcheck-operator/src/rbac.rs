@@ -1,0 +1,123 @@
+//! What the manager may do, and why. `xtask` generates the Roles from this table.
+//!
+//! Remediators bring their own rules: ClusterRoles with the label
+//! `rbac.ext-remediation/aggregate-to-ext-remediation=true` are aggregated into the ClusterRole
+//! `node-healthcheck-operator-aggregation`, which is bound to the manager by a manifest. So the
+//! manager needs no write access to RBAC objects, with which it could make itself anything.
+
+use medik8s_runtime::rbac::{
+    EVENTS, LEADER_LEASE, METRICS_AUTH, NODE_LEASES, Rule, RuleSet, WEBHOOK_CONFIGURATIONS,
+    WEBHOOK_SECRET,
+};
+
+/// Name of our ValidatingWebhookConfiguration in plain manifests.
+pub const WEBHOOK_CONFIGURATION: &str = "node-healthcheck-validating-webhook-configuration";
+
+const HEALTH_CHECKS: &[Rule] = &[
+    Rule::new(
+        &["remediation.medik8s.io"],
+        &["nodehealthchecks"],
+        &["get", "list", "watch"],
+        "reads what it is asked to watch",
+    ),
+    Rule::new(
+        &["remediation.medik8s.io"],
+        &["nodehealthchecks/status"],
+        &["get", "patch", "update"],
+        "reports what it sees and does",
+    ),
+    Rule::new(
+        &["remediation.medik8s.io"],
+        &["nodehealthchecks/finalizers"],
+        &["update"],
+        "owns remediations (OwnerReferencesPermissionEnforcement)",
+    ),
+];
+
+const NODES: &[Rule] = &[Rule::new(
+    &[""],
+    &["nodes"],
+    &["get", "list", "watch", "patch"],
+    "judges nodes, and takes a person's confirmation off a node when it has served its purpose",
+)];
+
+/// `list` is beyond what operators in general need: a leader that starts looks once for leases that
+/// an earlier one left.
+const OWN_NODE_LEASES: &[Rule] = &[Rule::new(
+    &["coordination.k8s.io"],
+    &["leases"],
+    &["list"],
+    "finds node leases that an earlier leader left",
+)];
+
+const KINDS: &[Rule] = &[Rule::new(
+    &["apiextensions.k8s.io"],
+    &["customresourcedefinitions"],
+    &["get", "list", "watch"],
+    "notices template kinds that are installed or removed later",
+)];
+
+const OPENSHIFT: &[Rule] = &[
+    Rule::new(
+        &["config.openshift.io"],
+        &[
+            "clusterversions",
+            "featuregates",
+            "infrastructures",
+            "apiservers",
+        ],
+        &["get", "list", "watch"],
+        "OpenShift: upgrades, topology, feature gates, TLS profile",
+    ),
+    Rule::new(
+        &["machine.openshift.io"],
+        &["machines"],
+        &["get", "list", "watch"],
+        "OpenShift: the Machine of a node owns its remediation",
+    ),
+    Rule::new(
+        &["machine.openshift.io"],
+        &["machinehealthchecks"],
+        &["get", "list", "watch"],
+        "OpenShift: does not remediate what a MachineHealthCheck remediates",
+    ),
+];
+
+/// etcd's guard. Cluster-wide, since a Role for a namespace that only OpenShift has cannot be part
+/// of manifests for all clusters; only single lists of that namespace are made.
+const ETCD: &[Rule] = &[
+    Rule::new(
+        &["policy"],
+        &["poddisruptionbudgets"],
+        &["list"],
+        "OpenShift: asks whether etcd can do without one more member",
+    ),
+    Rule::new(
+        &[""],
+        &["pods"],
+        &["list"],
+        "OpenShift: asks whether the node's etcd member is alive",
+    ),
+];
+
+const OWN_WEBHOOK: &[Rule] = &[WEBHOOK_CONFIGURATIONS.named(&[WEBHOOK_CONFIGURATION])];
+
+/// The permissions of the manager.
+pub fn rules() -> RuleSet {
+    RuleSet {
+        cluster: &[
+            HEALTH_CHECKS,
+            NODES,
+            NODE_LEASES,
+            OWN_NODE_LEASES,
+            EVENTS,
+            KINDS,
+            OPENSHIFT,
+            ETCD,
+            METRICS_AUTH,
+            OWN_WEBHOOK,
+        ],
+        own_namespace: &[LEADER_LEASE, WEBHOOK_SECRET],
+        namespaces: &[],
+    }
+}

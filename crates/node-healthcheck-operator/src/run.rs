@@ -1,0 +1,306 @@
+//! Sets the manager up and runs it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::Api;
+use kube::runtime::watcher;
+use medik8s_api::NodeHealthCheck;
+use medik8s_api::names::{lease, nhc};
+use medik8s_api::remediation::NodeHealthCheckStatus;
+use medik8s_core::backoff::Backoff;
+use medik8s_runtime::capabilities::Capability;
+use medik8s_runtime::controller::{self, Queue};
+use medik8s_runtime::events::REMEDIATION_PREFIX;
+use medik8s_runtime::informer::Informer;
+use medik8s_runtime::metrics::Metrics;
+use medik8s_runtime::node_lease::NodeLeases;
+use medik8s_runtime::operator::{About, Operator};
+use medik8s_runtime::process::Spawner;
+use medik8s_runtime::settings::Env;
+use medik8s_runtime::shutdown::Shutdown;
+use medik8s_runtime::webhook::{Hook, Server};
+
+use crate::cluster::ClusterWatch;
+use crate::controller::Controller;
+use crate::effects::{Effects, held};
+use crate::facts::HeldLease;
+use crate::follow::Follower;
+use crate::hooks::{Admission, VALIDATE};
+use crate::metrics::Series;
+use crate::objects::WatchedNode;
+use crate::rbac::WEBHOOK_CONFIGURATION;
+use crate::settings::{Args, PRODUCT, Settings};
+use crate::world::{Wakes, World};
+
+const ABOUT: About = About {
+    product: PRODUCT,
+    event_source: nhc::EVENT_SOURCE,
+    leader_lease: nhc::LEADER_ELECTION_ID,
+    webhook_secret: "node-healthcheck-webhook-certificate",
+    webhook_service: "node-healthcheck-webhook-service",
+    validating: &[WEBHOOK_CONFIGURATION],
+    mutating: &[],
+};
+
+/// Pause that collects bursts of changes; due moments are not delayed by it.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Back-off of failed passes.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+
+/// How many health checks are worked on at once. Creations are serialised beyond this.
+const WORKERS: usize = 4;
+
+/// All webhooks; the manifests are generated from this.
+pub fn webhooks() -> &'static [Hook] {
+    &[VALIDATE]
+}
+
+/// Runs the manager until `shutdown`, or until something ends that should not.
+pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()> {
+    let settings = Settings::from_env(&env)?;
+    let mut operator =
+        Operator::prepare(ABOUT, &args.common, &env, &settings.namespace, shutdown).await?;
+    let cluster = ClusterWatch::new(operator.client.clone(), operator.capability.clone());
+    let admission = Admission::new(operator.client.clone(), cluster.clone());
+    let server = Server::new(&operator.metrics, operator.clock.clone())
+        .route(&VALIDATE, move |request| admission.clone().judge(request));
+    operator.serve_webhooks(server);
+    ready_when_known(&operator.capability, &operator);
+
+    let world = World::default();
+    let guard_quorum = args.guard_control_plane_quorum;
+    world.edit_cluster(|cluster| cluster.guard_quorum = guard_quorum);
+    let queue = Queue::with_debounce(
+        "nodehealthcheck",
+        BACKOFF,
+        DEBOUNCE,
+        operator.clock.clone(),
+        &operator.metrics,
+    );
+    let effects = Effects {
+        client: operator.client.clone(),
+        writer: operator.writer.clone(),
+        leases: NodeLeases::new(
+            operator.client.clone(),
+            settings.lease_namespace,
+            operator.writer.clone(),
+            operator.clock.clone(),
+        ),
+        recorder: operator.recorder.prefixed(REMEDIATION_PREFIX),
+        world: world.clone(),
+        clock: operator.clock.clone(),
+        series: Series::new(operator.metrics.registry())?,
+        creating: Arc::default(),
+    };
+    let lead = Lead {
+        controller: Arc::new(Controller {
+            world,
+            effects,
+            queue,
+        }),
+        cluster,
+        metrics: operator.metrics.clone(),
+        spawner: operator.process.spawner(),
+    };
+    operator.lead("health checks", move |stop| lead.run(stop));
+    operator.run().await
+}
+
+/// Ready means also that it is known what the cluster offers.
+fn ready_when_known(capability: &Capability, operator: &Operator) {
+    let capability = capability.clone();
+    operator.probes.ready_when("capabilities", move || {
+        capability
+            .current()
+            .map(|_| ())
+            .ok_or_else(|| "not known yet".to_owned())
+    });
+}
+
+/// What only the leader does. Its watches start with it, so that their first lists show everything
+/// that an earlier leader wrote.
+struct Lead {
+    controller: Arc<Controller>,
+    cluster: ClusterWatch,
+    metrics: Metrics,
+    spawner: Spawner,
+}
+
+impl Lead {
+    async fn run(self, stop: Shutdown) -> anyhow::Result<()> {
+        let (world, queue) = (self.controller.world.clone(), self.controller.queue.clone());
+        let follower = Follower::new(
+            self.controller.effects.client.clone(),
+            world.clone(),
+            queue.clone(),
+            self.metrics.clone(),
+            self.spawner.clone(),
+        );
+        follower.watch_definitions();
+        self.watch_checks(&follower);
+        self.watch_nodes();
+        if !self
+            .cluster
+            .follow(&world, &queue, &self.metrics, &self.spawner, &stop)
+            .await
+            || !self.find_leases(&stop).await
+        {
+            return Ok(());
+        }
+        wake(&queue, world.check_names());
+        let reconcile = |name: String, _failures| {
+            let controller = Arc::clone(&self.controller);
+            async move { controller.reconcile(name).await }
+        };
+        controller::run(&queue, WORKERS, reconcile, &stop).await;
+        Ok(())
+    }
+
+    fn watch_checks(&self, follower: &Follower) {
+        let mut informer = Informer::new(
+            "nodehealthchecks",
+            Api::<NodeHealthCheck>::all(self.controller.effects.client.clone()),
+            watcher::Config::default(),
+            &self.metrics,
+        );
+        let (world, queue) = (self.controller.world.clone(), self.controller.queue.clone());
+        let (follower, series) = (follower.clone(), self.controller.effects.series.clone());
+        informer.on_change(move |change| {
+            let wakes = match (&change.new, &change.old) {
+                (Some(new), _) => world.put_check(Arc::clone(new)),
+                (None, Some(old)) => {
+                    world.remove_check(old.metadata.name.as_deref().unwrap_or_default())
+                }
+                (None, None) => Wakes::new(),
+            };
+            if change.old.is_none()
+                && let Some(new) = &change.new
+            {
+                // The series of remediations that go on are there again after a restart.
+                let (name, now) = (
+                    new.metadata.name.as_deref().unwrap_or_default(),
+                    &new.status,
+                );
+                let (none, now) = (
+                    NodeHealthCheckStatus::default(),
+                    now.clone().unwrap_or_default(),
+                );
+                series.status_changed(name, &none, &now, |_| true, jiff::Timestamp::UNIX_EPOCH);
+            }
+            if !wakes.is_empty() {
+                follower.adjust();
+            }
+            wake(&queue, wakes);
+        });
+        self.spawner
+            .worker("watch health checks", |stop| informer.run(stop));
+    }
+
+    fn watch_nodes(&self) {
+        let mut informer = Informer::new(
+            "nodes",
+            Api::<WatchedNode>::all(self.controller.effects.client.clone()),
+            watcher::Config::default(),
+            &self.metrics,
+        )
+        .prune(|_| {});
+        let cache = informer.cache();
+        let (world, queue) = (self.controller.world.clone(), self.controller.queue.clone());
+        let series = self.controller.effects.series.clone();
+        informer.on_change(move |change| {
+            let Some(object) = change.object() else {
+                return;
+            };
+            let name = object.facts.name.clone();
+            let new = change.new.as_ref().map(|node| Arc::clone(&node.facts));
+            let gone = new.is_none();
+            wake(&queue, world.put_node(&name, new.as_ref()));
+            if gone {
+                series.node_gone(&name, &world.statuses());
+            }
+        });
+        let (world, queue) = (self.controller.world.clone(), self.controller.queue.clone());
+        self.spawner.worker("watch nodes", |stop| async move {
+            let listed = async {
+                if cache.synced(&stop).await {
+                    wake(&queue, world.nodes_are_known());
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                ended = informer.run(stop.clone()) => ended,
+                () = listed => Ok(()),
+            }
+        });
+    }
+
+    /// Leases that an earlier leader took for our health checks. Without them nothing is done: a
+    /// lease that is not known to be ours is never given back.
+    async fn find_leases(&self, stop: &Shutdown) -> bool {
+        let effects = &self.controller.effects;
+        let mut failures = 0;
+        loop {
+            let Some(listed) = stop.or_stop(effects.leases.list()).await else {
+                return false;
+            };
+            match listed {
+                Ok(found) => {
+                    effects.world.set_leases(by_holder(&found));
+                    return true;
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "could not list the node leases"
+                    );
+                    let pause = tokio::time::sleep(BACKOFF.delay(failures, 0.0));
+                    if stop.or_stop(pause).await.is_none() {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn wake(queue: &Queue<String>, names: Wakes) {
+    for name in names {
+        queue.add(name);
+    }
+}
+
+/// Leases of node health checks, by holder and node.
+fn by_holder(
+    leases: &[k8s_openapi::api::coordination::v1::Lease],
+) -> BTreeMap<String, BTreeMap<String, HeldLease>> {
+    let mut found: BTreeMap<String, BTreeMap<String, HeldLease>> = BTreeMap::new();
+    for one in leases {
+        let Some(holder) = one.spec.as_ref().and_then(medik8s_core::lease::holder) else {
+            continue;
+        };
+        if !holder.starts_with(lease::NODE_HEALTH_CHECK_HOLDER_PREFIX) {
+            continue;
+        }
+        // The object's name is in lower case; its owner has the node's name as it is.
+        let owner = one.metadata.owner_references.iter().flatten().next();
+        let named = || {
+            one.metadata
+                .name
+                .as_deref()?
+                .strip_prefix(lease::NODE_PREFIX)
+                .map(ToOwned::to_owned)
+        };
+        let Some(node) = owner.map(|owner| owner.name.clone()).or_else(named) else {
+            continue;
+        };
+        found
+            .entry(holder.to_owned())
+            .or_default()
+            .insert(node, held(one));
+    }
+    found
+}
