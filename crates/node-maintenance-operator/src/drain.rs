@@ -31,7 +31,9 @@
 
 pub mod answer;
 pub mod budget;
+pub mod driver;
 pub mod filter;
 pub mod machine;
 pub mod pod;
+pub mod pods;
 pub mod retry;

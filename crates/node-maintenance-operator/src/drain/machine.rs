@@ -29,7 +29,7 @@ use medik8s_core::{
 use super::{
     answer::Answer,
     budget::Budget,
-    filter::{DaemonSet, classify},
+    filter::{Class, DaemonSet, Notes, classify},
     pod::{Key, PodFacts, Termination, Uid},
 };
 
@@ -131,6 +131,8 @@ pub struct Eviction {
     pub uid: Uid,
     /// Grace period if the user ordered one; else the pod's own counts.
     pub grace_seconds: Option<u32>,
+    /// What is lost by it.
+    pub notes: Notes,
 }
 
 /// The current round.
@@ -195,6 +197,13 @@ impl Machine {
 
     /// Takes in what happened and says what to do now.
     pub fn step(&mut self, event: Event, now: Timestamp) -> Vec<Command> {
+        self.take(event, now);
+        self.settle(now)
+    }
+
+    /// Takes in what happened; [`Machine::settle`] says what to do about it. Events that come
+    /// together are taken one by one and settled once.
+    pub fn take(&mut self, event: Event, now: Timestamp) {
         match event {
             Event::Listed(pods) => self.on_list(pods),
             Event::Applied(pod) => self.on_pod(pod),
@@ -223,7 +232,6 @@ impl Machine {
             Event::Cancel => self.round = Round::Cancelled,
             Event::Tick => {}
         }
-        self.settle(now)
     }
 
     /// When [`Event::Tick`] is due at the latest; `None` if only events matter.
@@ -288,6 +296,10 @@ impl Machine {
         let has_just_finished =
             pod.is_finished && before.as_ref().is_some_and(|entry| !entry.pod.is_finished);
         let before = before.map_or(Duty::Unclassified, |entry| entry.duty);
+        let notes = match &class {
+            Class::Goes(notes) => *notes,
+            Class::Stays(_) | Class::Ask(_) | Class::Undecided { .. } => Notes::default(),
+        };
         let mut duty = next_duty(before, class, pod.terminating);
         if let Duty::Blocked(block) = &mut duty
             && has_just_finished
@@ -295,7 +307,8 @@ impl Machine {
             // A live migration has ended, or the pod's work: nothing is left to protect.
             block.hurry(block.at);
         }
-        self.pods.insert(pod.key.clone(), Entry { pod, duty });
+        self.pods
+            .insert(pod.key.clone(), Entry { pod, duty, notes });
     }
 
     fn on_daemon_set(&mut self, key: &Key, found: DaemonSet) {
@@ -418,7 +431,7 @@ impl Machine {
     }
 
     /// Brings everything that time or state allows under way.
-    fn settle(&mut self, now: Timestamp) -> Vec<Command> {
+    pub fn settle(&mut self, now: Timestamp) -> Vec<Command> {
         let mut commands = Vec::new();
         self.turn_round(now);
         for entry in self.pods.values_mut() {
@@ -506,6 +519,7 @@ impl Machine {
                     key: entry.pod.key.clone(),
                     uid: entry.pod.uid.clone(),
                     grace_seconds: self.options.grace_seconds,
+                    notes: entry.notes,
                 }));
             }
         }

@@ -8,7 +8,8 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
 }
 
-fn maintenance(status: serde_json::Value) -> Maintenance {
+fn maintenance(status: impl serde::Serialize) -> Maintenance {
+    let status = serde_json::to_value(status).unwrap();
     let object: NodeMaintenance = serde_json::from_value(json!({
         "apiVersion": "nodemaintenance.medik8s.io/v1beta1", "kind": "NodeMaintenance",
         "metadata": {"name": "m", "uid": "u", "resourceVersion": "1", "generation": 3},

@@ -7,7 +7,7 @@ use medik8s_core::time::after;
 
 use super::{Key, PodFacts, Termination, Uid};
 use crate::drain::{
-    filter::{Class, Stays},
+    filter::{Class, Notes, Stays},
     pod::Controller,
     retry,
 };
@@ -17,6 +17,7 @@ use crate::drain::{
 pub(super) struct Entry {
     pub(super) pod: PodFacts,
     pub(super) duty: Duty,
+    pub(super) notes: Notes,
 }
 
 /// What is to be done about a pod.

@@ -87,6 +87,17 @@ impl Machine {
         }
     }
 
+    /// Whether the pods are known, how many rounds have ended, and how many pods are blocked: what
+    /// somebody may want to hear of at once.
+    pub fn news(&self) -> (bool, u32, usize) {
+        let blocked = self
+            .pods
+            .values()
+            .filter(|entry| entry.block().is_some())
+            .count();
+        (self.is_listed, self.rounds, blocked)
+    }
+
     /// One line per pod that is not gone.
     pub(super) fn lines(&self) -> Vec<String> {
         self.pods

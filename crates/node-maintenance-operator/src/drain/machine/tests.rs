@@ -89,6 +89,7 @@ fn the_eviction_names_the_listed_incarnation() {
         key: Key::new("ns", "a"),
         uid: Uid("uid-1".to_owned()),
         grace_seconds: Some(7),
+        notes: Notes::default(),
     };
     assert_eq!(commands, [Command::Evict(expected)]);
     let (_, commands) = begun(Options::default(), vec![pod("ns", "a", "uid-1")]);

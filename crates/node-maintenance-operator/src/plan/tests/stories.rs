@@ -130,7 +130,7 @@ fn statuses_are_at_most_one_in_two_seconds_while_pods_go() {
     world.steps.clear();
     for _ in 0..40 {
         world.evict_one();
-        world.now = world.now + jiff::SignedDuration::from_millis(100);
+        world.now += jiff::SignedDuration::from_millis(100);
         world.reconcile();
     }
     assert_eq!(kinds(&world), ["status", "status"]);

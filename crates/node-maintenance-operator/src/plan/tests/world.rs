@@ -147,7 +147,7 @@ impl World {
     }
 
     pub(super) fn pass_time(&mut self, seconds: i64) {
-        self.now = self.now + jiff::SignedDuration::from_secs(seconds);
+        self.now += jiff::SignedDuration::from_secs(seconds);
     }
 
     /// What an eviction would do; checks that it may be sent now.
@@ -329,7 +329,7 @@ impl World {
             }
             Step::StopDrain | Step::FinishDrain { .. } => self.drain = None,
             Step::WriteStatus { of, status, event } => {
-                self.write_status(of, status, event.as_ref())
+                self.write_status(of, status, event.as_ref());
             }
             Step::Tell { of, event } => self.tell(of, &format!("{event:?}")),
             Step::LeaveNode { keep } => self.leave(*keep, seen),
