@@ -12,6 +12,10 @@ use self_node_remediation_core::time::BootInstant;
 
 use crate::inbox::{Input, Sender};
 
+/// A watchdog that could not be fed for two timeouts and this much more should have reset the
+/// machine; it did not, so it is none.
+const LOST_AFTER: Duration = Duration::from_secs(5);
+
 /// While there is no permit, opening waits this long before it looks again.
 const PERMIT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -36,6 +40,8 @@ struct Inner {
     /// End of the permit in nanoseconds since boot.
     feed_until: AtomicU64,
     feeder: Mutex<Option<Feeder>>,
+    /// When the device was opened, in nanoseconds since boot.
+    opened: AtomicU64,
     rebooting: AtomicBool,
 }
 
@@ -57,6 +63,7 @@ impl Device {
             inbox,
             feed_until: AtomicU64::new(0),
             feeder: Mutex::new(None),
+            opened: AtomicU64::new(0),
             rebooting: AtomicBool::new(false),
         }))
     }
@@ -134,6 +141,8 @@ impl Device {
                 return Evidence::NoWatchdog;
             }
         };
+        let now = u64::try_from(self.0.clock.boottime().as_nanos()).unwrap_or(u64::MAX);
+        self.0.opened.store(now, Ordering::SeqCst);
         let mut slot = self.feeder();
         // The permit may have changed before the feeder was there to be told.
         feeder.permit(self.feed_until());
@@ -187,17 +196,18 @@ impl Device {
         self.feeder().as_ref().map(Feeder::report)
     }
 
-    /// Whether the device was handed over or never held.
-    pub fn is_free(&self) -> bool {
-        self.report().is_none_or(|report| match report.state {
-            FeederState::Released | FeederState::Disarmed => true,
-            FeederState::Armed
-            | FeederState::Triggering
-            | FeederState::Triggered
-            | FeederState::Disarming
-            | FeederState::Closing
-            | FeederState::Releasing => false,
-        })
+    /// Whether an armed device has refused feeds for so long, with a valid permit, that it would
+    /// have reset the machine if it worked.
+    pub fn is_lost(&self) -> bool {
+        let Some(report) = self.report() else {
+            return false;
+        };
+        let opened = Duration::from_nanos(self.0.opened.load(Ordering::SeqCst));
+        let fed = report.last_feed.unwrap_or(opened).max(opened);
+        let overdue = report.timeout.saturating_mul(2).saturating_add(LOST_AFTER);
+        report.state == FeederState::Armed
+            && self.is_permitted()
+            && self.0.clock.boottime() >= fed.saturating_add(overdue)
     }
 
     /// Resets the machine by software, on a thread of its own: a write to sysrq may hang.

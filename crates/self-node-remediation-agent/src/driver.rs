@@ -105,6 +105,7 @@ pub async fn run(parts: Parts, inbox: Receiver) -> Result<(), DriverError> {
         tasks: JoinSet::new(),
         asking: None,
         recorded: true,
+        watchdog_lost: false,
         ends: false,
     };
     driver.run(inbox).await
@@ -119,6 +120,8 @@ struct Driver {
     asking: Option<(u64, AbortHandle)>,
     /// Whether the state folder has what the state has.
     recorded: bool,
+    /// The watchdog refuses to be fed and does not reset the machine either.
+    watchdog_lost: bool,
     ends: bool,
 }
 
@@ -230,6 +233,10 @@ impl Driver {
             FeederNotice::FeedFailed(error) => {
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(error, "the watchdog could not be fed");
+                if !self.watchdog_lost && self.parts.device.is_lost() {
+                    self.watchdog_lost = true;
+                    return self.step(Evidence::NoWatchdog);
+                }
             }
             FeederNotice::TimeoutSet { timeout } => {
                 return self.step(Evidence::TimeoutSet {

@@ -51,6 +51,10 @@ pub(crate) enum Did {
 pub(crate) struct Dog {
     log: Mutex<Vec<Did>>,
     open: AtomicBool,
+    /// Feeding fails.
+    pub(crate) broken: AtomicBool,
+    /// Feeding does not return.
+    pub(crate) stuck: AtomicBool,
 }
 
 impl Dog {
@@ -133,6 +137,16 @@ impl WatchdogDevice for OpenDog {
     }
 
     fn feed(&mut self) -> Result<(), DeviceError> {
+        if self.dog.broken.load(Ordering::SeqCst) {
+            let source = std::io::ErrorKind::NotConnected.into();
+            return Err(DeviceError::Io {
+                operation: "feed the device",
+                source,
+            });
+        }
+        while self.dog.stuck.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         self.dog.note(Did::Fed);
         Ok(())
     }
@@ -338,6 +352,14 @@ impl Lab {
 
     pub(crate) fn dog(&self, node: &str) -> &Dog {
         &self.nodes[node].dog
+    }
+
+    /// The state folder of a node.
+    pub(crate) fn state_dir(&self, node: &str) -> std::path::PathBuf {
+        self.roots
+            .path()
+            .join(node)
+            .join("run/self-node-remediation")
     }
 
     /// What the kernel would be told to do by sysrq.

@@ -3,13 +3,17 @@
 
 mod lab;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use lab::{Agent, Did, Lab, TIMEOUT, until};
+use medik8s_api::SelfNodeRemediation;
 use medik8s_api::names::snr::{
     AGENT_VERSION_ANNOTATION, IS_REBOOT_CAPABLE_ANNOTATION, STOPPED_FEEDING_ANNOTATION,
     WATCHDOG_TIMEOUT_ANNOTATION,
 };
+use medik8s_testing::wire::Answer;
 use self_node_remediation_peer::{AskError, Status};
 
 const WORKERS: [&str; 3] = ["w1", "w2", "w3"];
@@ -33,6 +37,7 @@ async fn what_takes_longer_than_a_span() {
         nobody_reboots_when_the_api_is_away_for_all(),
         an_isolated_node_starves(),
         an_agent_restarted_in_an_outage_goes_on_with_what_it_knew(),
+        a_watchdog_that_fails_counts_as_none(),
     );
 }
 
@@ -127,6 +132,121 @@ async fn software_does_not_reset_where_it_must_not() {
     pause(12).await;
     assert_eq!(lab.sysrq("w1"), "");
     assert!(agents[0].is_running());
+}
+
+/// E2 must not be published before feeding has stopped: a write that is under way may still feed.
+#[tokio::test]
+async fn last_words_wait_until_nothing_feeds_any_more() {
+    let (lab, _agents) = three_armed().await;
+    let feeds = lab.dog("w1").feeds();
+    lab.dog("w1").stuck.store(true, Ordering::SeqCst);
+    // The next beat, every 4 s, gets stuck.
+    pause(5).await;
+    assert_eq!(lab.dog("w1").feeds(), feeds);
+    lab.remediation("w1", true);
+    pause(2).await;
+    assert_eq!(lab.annotation("w1", STOPPED_FEEDING_ANNOTATION), None);
+    lab.dog("w1").stuck.store(false, Ordering::SeqCst);
+    until("last words", || {
+        lab.annotation("w1", STOPPED_FEEDING_ANNOTATION).is_some()
+    })
+    .await;
+    let log = lab.dog("w1").log();
+    assert_eq!(log[log.len() - 2..], [Did::Fed, Did::Set(5)]);
+}
+
+async fn a_watchdog_that_fails_counts_as_none() {
+    let (lab, _agents) = three_armed().await;
+    lab.dog("w1").broken.store(true, Ordering::SeqCst);
+    // Two timeouts of 12 s and 5 s more, with the machine still alive.
+    pause(24).await;
+    assert_eq!(lab.announced("w1").unwrap().wd, TIMEOUT);
+    until("announced without", || {
+        lab.announced("w1").is_some_and(|a| a.wd == 0)
+    })
+    .await;
+    assert!(
+        lab.announced("w1").unwrap().armed,
+        "software may still reset it"
+    );
+}
+
+/// What is only in memory would be forgotten by a restart: it is neither announced nor spoken of.
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_used() {
+    let lab = Lab::new(&WORKERS);
+    // A folder in the place of the file cannot be replaced by one.
+    std::fs::create_dir_all(lab.state_dir("w2").join("state.json/x")).unwrap();
+    let _agents = WORKERS.map(|node| lab.start(node));
+    lab.armed("w1").await;
+    let uid = lab.remediation("w1", true).metadata.uid.unwrap();
+    pause(2).await;
+    assert_eq!(lab.announced("w2"), None);
+    assert!(lab.dog("w2").log().is_empty());
+    let answer = lab.ask("w2", "w1", &uid).await;
+    assert!(matches!(answer, Err(AskError::Refused(_))), "{answer:?}");
+    std::fs::remove_dir_all(lab.state_dir("w2").join("state.json")).unwrap();
+    lab.armed("w2").await;
+    assert_eq!(
+        lab.ask("w2", "w1", &uid).await.unwrap().acknowledged_uid,
+        uid
+    );
+}
+
+/// Watches are a shortcut; the checks find the order as well.
+#[tokio::test]
+async fn an_order_is_found_without_the_watch() {
+    let (lab, _agents) = three_armed().await;
+    lab.api
+        .intercept(|request| request.is_watch().then_some(Answer::Hang));
+    lab.api.drop_watches();
+    pause(1).await;
+    lab.remediation("w1", true);
+    until("fenced", || lab.dog("w1").did(Did::Set(5))).await;
+}
+
+/// An API client that blocks does not block the answers (section 16).
+#[tokio::test]
+async fn questions_are_answered_in_time_when_the_api_hangs() {
+    let (lab, _agents) = three_armed().await;
+    lab.api
+        .intercept(|request| (request.client == "w2").then_some(Answer::Hang));
+    // The first own check has to run into its limit of 0.5 s, or the question's own limit.
+    let asked = tokio::time::timeout(Duration::from_millis(1_500), lab.ask("w2", "w3", "")).await;
+    assert_eq!(
+        asked.unwrap().unwrap().status_value(),
+        Some(Status::ApiError)
+    );
+}
+
+#[tokio::test]
+async fn remediations_of_machines_are_matched_or_not_vouched_for() {
+    let (lab, _agents) = three_armed().await;
+    let group = "machine.openshift.io/v1beta1";
+    lab.api.add_dynamic_kind(group, "Machine", "machines", true);
+    let mut remediation = SelfNodeRemediation::default();
+    remediation.metadata.name = Some("m-1".to_owned());
+    remediation.metadata.namespace = Some("default".to_owned());
+    remediation.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: group.to_owned(),
+        kind: "Machine".to_owned(),
+        name: "m-1".to_owned(),
+        uid: "u".to_owned(),
+        ..OwnerReference::default()
+    }]);
+    lab.api.put(&remediation);
+    // Its node cannot be found out, so nobody is vouched for.
+    let unknown = lab.ask("w2", "w1", "").await.unwrap();
+    assert_eq!(unknown.status_value(), Some(Status::ApiError));
+    lab.api.put_value(serde_json::json!({
+        "apiVersion": group, "kind": "Machine",
+        "metadata": {"name": "m-1", "namespace": "default"},
+        "status": {"nodeRef": {"name": "w1"}},
+    }));
+    let answer = lab.ask("w2", "w1", "").await.unwrap();
+    assert_eq!(answer.status_value(), Some(Status::Unhealthy));
+    let other = lab.ask("w2", "w3", "").await.unwrap();
+    assert_eq!(other.status_value(), Some(Status::Healthy));
 }
 
 #[tokio::test]
