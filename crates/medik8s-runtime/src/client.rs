@@ -47,6 +47,10 @@ const KEEPALIVE_TRIES: u32 = 3;
 /// How long a peer that vanished can go unnoticed: silence plus unanswered questions.
 pub const DEAD_PEER: Duration = Duration::from_secs(30);
 
+/// How long a server that is still there may say nothing on a connection in use. Watches hear a
+/// bookmark about every minute.
+const SILENCE: Duration = Duration::from_secs(90);
+
 /// How long a connection without work is kept.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -211,9 +215,14 @@ fn build(config: &Config, count: CountRequests) -> Result<Client, kube::Error> {
 }
 
 fn with_profile(mut config: Config, profile: Profile) -> Config {
+    // Otherwise the time a pooled connection was idle counts as silence of the server.
+    config.reset_reader_on_write = true;
     match profile {
-        Profile::Manager => {}
-        Profile::NoRetry => config.default_retry = false,
+        Profile::Manager => config.read_timeout = Some(SILENCE),
+        Profile::NoRetry => {
+            config.read_timeout = Some(SILENCE);
+            config.default_retry = false;
+        }
         Profile::Agent {
             connect_timeout,
             read_timeout,
@@ -222,8 +231,6 @@ fn with_profile(mut config: Config, profile: Profile) -> Config {
             config.connect_timeout = Some(connect_timeout);
             config.read_timeout = Some(read_timeout);
             config.write_timeout = Some(read_timeout);
-            // Otherwise the time a pooled connection was idle counts as silence of the server.
-            config.reset_reader_on_write = true;
         }
     }
     config

@@ -233,7 +233,10 @@ where
         while let Some(event) = stop.or_stop(events.next()).await {
             match event {
                 Some(Ok(event)) => {
-                    failures = 0;
+                    // `Init` only says that a list is about to be tried.
+                    if !matches!(event, Event::Init) {
+                        failures = 0;
+                    }
                     self.take(event, &mut listing);
                 }
                 Some(Err(error)) => {

@@ -1,18 +1,25 @@
 //! Logs.
 //!
 //! # Guarantees
-//! One event per line on stderr, time in RFC 3339 with nanoseconds. Libraries below us speak only
-//! when they warn, unless everything was asked for.
+//! One event per line on stderr, time in RFC 3339 with nanoseconds. An error is logged with
+//! everything that caused it. Libraries below us speak only when they warn, unless everything was
+//! asked for.
 
-use std::fmt;
+use std::{error::Error, fmt};
 
-use tracing::Level;
+use serde_json::Value;
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
     Layer,
     filter::Targets,
-    fmt::format::Writer,
-    fmt::time::FormatTime,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, FormattedFields, format::Writer, time::FormatTime,
+    },
     layer::SubscriberExt,
+    registry::LookupSpan,
     util::{SubscriberInitExt, TryInitError},
 };
 
@@ -24,18 +31,12 @@ use crate::{
 /// Starts logging and logs the start banner. A second call in one process fails.
 pub fn init(args: &LogArgs, product: &Product) -> Result<(), TryInitError> {
     let filter = filter(args.zap_log_level.0);
-    let timer = Rfc3339Nanos(Clock::system());
     let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_timer(timer);
+        .with_ansi(false);
     let layer = match args.zap_encoder {
-        LogEncoder::Json => layer
-            .json()
-            .flatten_event(true)
-            .with_current_span(true)
-            .with_span_list(false)
-            .boxed(),
-        LogEncoder::Console => layer.with_ansi(false).boxed(),
+        LogEncoder::Json => layer.event_format(Json(Clock::system())).boxed(),
+        LogEncoder::Console => layer.with_timer(Rfc3339Nanos(Clock::system())).boxed(),
     };
     tracing_subscriber::registry()
         .with(layer.with_filter(filter))
@@ -79,6 +80,22 @@ fn filter(level: Level) -> Targets {
     })
 }
 
+/// An error with everything that caused it, as one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let text = next.to_string();
+        // Some libraries repeat their source in their own text.
+        if !text.is_empty() && !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = next.source();
+    }
+    line
+}
+
 struct Rfc3339Nanos(Clock);
 
 impl FormatTime for Rfc3339Nanos {
@@ -87,8 +104,106 @@ impl FormatTime for Rfc3339Nanos {
     }
 }
 
+/// One JSON object per event. tracing-subscriber's own prints errors without their causes.
+struct Json(Clock);
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let meta = event.metadata();
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        if let Some(span) = context.lookup_current() {
+            let extensions = span.extensions();
+            let inside = extensions
+                .get::<FormattedFields<N>>()
+                .map(|fields| fields.fields.as_str())
+                .filter(|fields| !fields.is_empty());
+            let text = inside.map_or_else(
+                || span.name().to_owned(),
+                |inside| format!("{} {inside}", span.name()),
+            );
+            fields.others.push(("span", text.into()));
+        }
+        fields.others.push(("target", meta.target().into()));
+        // People read these, too: first when, how bad, and what.
+        write!(
+            writer,
+            r#"{{"timestamp":"{:.9}","level":"{}""#,
+            self.0.now(),
+            meta.level()
+        )?;
+        write!(writer, r#","message":{}"#, fields.message)?;
+        for (name, value) in fields.others {
+            write!(writer, ",{}:{value}", Value::from(name))?;
+        }
+        writeln!(writer, "}}")
+    }
+}
+
+/// The fields of one event, in the order in which the code names them.
+#[derive(Default)]
+struct Fields {
+    message: Value,
+    others: Vec<(&'static str, Value)>,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: impl Into<Value>) {
+        match field.name() {
+            "message" => self.message = value.into(),
+            // Ours say these already.
+            "timestamp" | "level" | "target" | "span" => {}
+            name => self.others.push((name, value.into())),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value);
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        self.put(field, chain(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::Write,
+        sync::{Arc, Mutex},
+    };
+
     use super::*;
 
     #[test]
@@ -110,5 +225,76 @@ mod tests {
         let error = filter(Level::ERROR);
         assert!(!error.would_enable("hyper", &Level::WARN));
         assert!(filter(Level::TRACE).would_enable("hyper", &Level::TRACE));
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("outer")]
+    struct Outer(#[source] Middle);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("middle says: inner")]
+    struct Middle(#[source] Inner);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("inner")]
+    struct Inner;
+
+    /// Collects what would be written to stderr.
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_of_json_with_all_causes() {
+        let (clock, _) = Clock::manual(jiff::Timestamp::from_second(1).unwrap());
+        let sink = Sink::default();
+        let writer = sink.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .event_format(Json(clock));
+        let subscriber = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(subscriber, || {
+            let error = Outer(Middle(Inner));
+            let error = &error as &dyn Error;
+            let _span = tracing::info_span!("pass", node = "n1").entered();
+            tracing::warn!(
+                error,
+                count = 3,
+                ok = true,
+                name = "two\nlines",
+                "it failed"
+            );
+        });
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        let start =
+            r#"{"timestamp":"1970-01-01T00:00:01.000000000Z","level":"WARN","message":"it f"#;
+        assert!(text.starts_with(start), "{text}");
+        let line: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            line,
+            serde_json::json!({
+                "timestamp": "1970-01-01T00:00:01.000000000Z",
+                "level": "WARN",
+                "target": "medik8s_runtime::telemetry::tests",
+                "span": "pass node=\"n1\"",
+                "message": "it failed",
+                "error": "outer: middle says: inner",
+                "count": 3,
+                "ok": true,
+                "name": "two\nlines",
+            })
+        );
     }
 }

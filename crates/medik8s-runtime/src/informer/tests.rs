@@ -161,7 +161,8 @@ async fn errors_are_counted_and_repeated_with_a_growing_pause() {
             status.boxed(),
         )))
     };
-    let mut steps: Vec<Step> = vec![failed(), failed(), failed()];
+    let tried = || [Ok(Event::Init), failed()];
+    let mut steps: Vec<Step> = [tried(), tried(), tried()].into_iter().flatten().collect();
     steps.extend(listed(&[("a", "1")]));
     let (informer, told, metrics) = informer(steps);
     let cache = informer.cache();
