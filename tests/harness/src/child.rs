@@ -10,7 +10,7 @@
 //! * A process with [`PodNetwork`] sees no network but its own `eth0` and `lo`.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{Read as _, Write as _},
     net::Ipv4Addr,
     os::{
@@ -18,7 +18,7 @@ use std::{
         unix::{net::UnixStream, process::CommandExt as _},
     },
     path::PathBuf,
-    process::{Command, ExitCode, Stdio},
+    process::{Command, ExitCode},
     time::Duration,
 };
 
@@ -27,7 +27,7 @@ use nix::{
     sched::{CloneFlags, unshare},
     sys::{prctl, signal::Signal},
     time::{ClockId, clock_gettime},
-    unistd::{Pid, getppid},
+    unistd::{Pid, chroot, getppid},
 };
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +43,8 @@ pub(crate) struct Spec {
     pub parent: i32,
     /// An own network namespace with this address; `None` shares the harness' one.
     pub network: Option<PodNetwork>,
+    /// The only directory it sees, as its root.
+    pub root: Option<PathBuf>,
     /// What to become.
     pub role: Role,
 }
@@ -110,12 +112,14 @@ fn run(spec: Spec) -> anyhow::Result<()> {
     if let Some(network) = spec.network {
         enter_network(network)?;
     }
+    let nothing = File::open("/dev/null")?;
+    if let Some(root) = spec.root {
+        chroot(&root).context("change the root")?;
+        std::env::set_current_dir("/")?;
+    }
     match spec.role {
         Role::Exec { program, args } => {
-            let error = Command::new(&program)
-                .args(args)
-                .stdin(Stdio::null())
-                .exec();
+            let error = Command::new(&program).args(args).stdin(nothing).exec();
             Err(error).with_context(|| format!("start {}", program.display()))
         }
         Role::Writer {

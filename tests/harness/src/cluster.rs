@@ -169,6 +169,16 @@ impl Cluster {
         SocketAddr::from((self.fabric.api(), 6443))
     }
 
+    /// A kubeconfig with somebody's token.
+    pub fn kubeconfig_for(&self, server: &str, user: &str, token: &str) -> serde_json::Value {
+        self.plane.kubeconfig(server, user, token)
+    }
+
+    /// Its network.
+    pub fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
     /// Runs kubectl as the administrator.
     pub async fn kubectl<S: AsRef<str>>(&self, args: &[S]) -> anyhow::Result<String> {
         let words: Vec<&str> = args.iter().map(AsRef::as_ref).collect();

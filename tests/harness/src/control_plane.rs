@@ -31,6 +31,9 @@ const USERS: [(&str, &str); 5] = [
     ("system:kube-scheduler", "system:authenticated"),
 ];
 
+/// A name of the API server that only a name server knows.
+pub const DNS_NAME: &str = "api.demo.test";
+
 /// A silent node is `Ready=Unknown` after this long, plus up to [`NODE_MONITOR_PERIOD`].
 pub const NODE_MONITOR_GRACE: Duration = Duration::from_secs(20);
 /// How often the node controller looks.
@@ -61,6 +64,7 @@ impl ControlPlane {
                 "kubernetes",
                 "kubernetes.default",
                 "kubernetes.default.svc",
+                DNS_NAME,
             ],
         )?;
         fs::create_dir_all(folder.join("logs"))?;
@@ -177,7 +181,7 @@ impl ControlPlane {
     }
 
     /// A kubeconfig with a bearer token, as JSON (which is YAML).
-    fn kubeconfig(&self, server: &str, user: &str, token: &str) -> serde_json::Value {
+    pub(crate) fn kubeconfig(&self, server: &str, user: &str, token: &str) -> serde_json::Value {
         json!({
             "apiVersion": "v1",
             "kind": "Config",

@@ -15,9 +15,10 @@ use anyhow::{Context as _, ensure};
 use crate::kubelet::Images;
 
 /// Image name (last part), program that is its `/manager`.
-const MANAGERS: [(&str, &str); 3] = [
+const MANAGERS: [(&str, &str); 4] = [
     ("node-healthcheck-operator", "node-healthcheck-operator"),
     ("node-maintenance-operator", "node-maintenance-operator"),
+    ("self-node-remediation", "self-node-remediation"),
     ("self-node-remediation-operator", "self-node-remediation"),
 ];
 const AGENT: &str = "self-node-remediation-agent";
@@ -75,19 +76,24 @@ impl Programs {
 
 /// The agent of a normal build would look for the real watchdog of this machine.
 fn ensure_test_agent(agent: &Path) -> anyhow::Result<()> {
-    let program = fs::read(agent).with_context(|| {
-        format!(
-            "read the agent with the test watchdog, {} (`make build` makes it)",
-            agent.display()
-        )
-    })?;
-    let marker = b"medik8s-test-watchdog";
     ensure!(
-        program.windows(marker.len()).any(|part| part == marker),
+        has_test_watchdog(agent)?,
         "{} is not built with the test watchdog",
         agent.display()
     );
     Ok(())
+}
+
+/// Whether a program carries the marker of the test watchdog.
+pub fn has_test_watchdog(program: &Path) -> anyhow::Result<bool> {
+    let content = fs::read(program).with_context(|| {
+        format!(
+            "read {} (`make build` makes the test agent)",
+            program.display()
+        )
+    })?;
+    let marker = b"medik8s-test-watchdog";
+    Ok(content.windows(marker.len()).any(|part| part == marker))
 }
 
 /// A link where the file systems allow it: debug builds are large. To the file itself, since a program

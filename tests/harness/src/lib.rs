@@ -27,6 +27,8 @@
 pub mod audit;
 pub mod child;
 pub mod cluster;
+pub mod dns;
+pub mod elf;
 pub mod images;
 pub mod kubelet;
 pub mod kwok;
@@ -35,6 +37,7 @@ pub mod manifests;
 pub mod network;
 pub mod process;
 pub mod relay;
+pub mod scratch;
 pub mod standing;
 pub mod story;
 pub mod target;
@@ -50,7 +53,7 @@ mod pki;
 use std::process::ExitCode;
 
 pub use cluster::{Cluster, Options};
-pub use control_plane::{NODE_MONITOR_GRACE, NODE_MONITOR_PERIOD};
+pub use control_plane::{DNS_NAME, NODE_MONITOR_GRACE, NODE_MONITOR_PERIOD};
 
 /// The body of a program or test of the harness: own network, one thread, readable errors.
 pub fn run<F>(scenario: impl FnOnce() -> F) -> ExitCode

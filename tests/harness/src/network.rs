@@ -36,7 +36,7 @@ use tokio::{io::AsyncWriteExt as _, sync::Mutex};
 use crate::child::PodNetwork;
 
 /// What every pod sends to; the harness answers for it.
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 /// Routing table in which everything disappears.
 const NOWHERE: &str = "66";
 /// Order of the routing rules: exceptions first, then cuts, then what is local, then routes.

@@ -45,6 +45,8 @@ pub struct Launch {
     pub env: BTreeMap<String, String>,
     /// Where its output goes (appended).
     pub log: PathBuf,
+    /// The only directory it sees, as in a scratch image; the program is a path in there.
+    pub root: Option<PathBuf>,
 }
 
 impl Launch {
@@ -64,6 +66,7 @@ impl Launch {
                 .map(|path| ("PATH".to_owned(), path))
                 .collect(),
             log: log.into(),
+            root: None,
         }
     }
 
@@ -96,14 +99,7 @@ struct Inner {
 impl Process {
     /// Starts a program in the harness' own network.
     pub async fn start(launch: Launch) -> anyhow::Result<Self> {
-        let Launch {
-            name,
-            program,
-            args,
-            env,
-            log,
-        } = launch;
-        Self::start_role(name, &log, env, Role::Exec { program, args }, None).await
+        Self::start_program(launch, None).await
     }
 
     /// Starts a program in a network namespace of its own.
@@ -112,15 +108,7 @@ impl Process {
         fabric: &Fabric,
         network: PodNetwork,
     ) -> anyhow::Result<Self> {
-        let Launch {
-            name,
-            program,
-            args,
-            env,
-            log,
-        } = launch;
-        let role = Role::Exec { program, args };
-        Self::start_role(name, &log, env, role, Some((fabric, network))).await
+        Self::start_program(launch, Some((fabric, network))).await
     }
 
     /// Starts a writer: see [`crate::writers`].
@@ -137,28 +125,50 @@ impl Process {
             node: node.to_owned(),
             period_ms: u64::try_from(period.as_millis())?,
         };
-        Self::start_role(
+        let spec = Spec {
+            parent: Pid::this().as_raw(),
+            network: None,
+            root: None,
+            role,
+        };
+        Self::start_child(
             format!("writer on {node}"),
             output,
             BTreeMap::new(),
-            role,
+            &spec,
             None,
         )
         .await
     }
 
-    pub(crate) async fn start_role(
-        name: String,
-        log: &Path,
-        env: BTreeMap<String, String>,
-        role: Role,
+    async fn start_program(
+        launch: Launch,
         network: Option<(&Fabric, PodNetwork)>,
     ) -> anyhow::Result<Self> {
+        let Launch {
+            name,
+            program,
+            args,
+            env,
+            log,
+            root,
+        } = launch;
         let spec = Spec {
             parent: Pid::this().as_raw(),
             network: network.map(|(_, network)| network),
-            role,
+            root,
+            role: Role::Exec { program, args },
         };
+        Self::start_child(name, &log, env, &spec, network).await
+    }
+
+    async fn start_child(
+        name: String,
+        log: &Path,
+        env: BTreeMap<String, String>,
+        spec: &Spec,
+        network: Option<(&Fabric, PodNetwork)>,
+    ) -> anyhow::Result<Self> {
         let output = OpenOptions::new()
             .append(true)
             .create(true)
@@ -168,7 +178,7 @@ impl Process {
         let mut command = Command::new("/proc/self/exe");
         command
             .arg(MARK)
-            .arg(serde_json::to_string(&spec)?)
+            .arg(serde_json::to_string(spec)?)
             .env_clear()
             .envs(env)
             .stdin(Stdio::from(OwnedFd::from(theirs)))

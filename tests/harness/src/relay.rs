@@ -37,6 +37,7 @@ impl Door {
         let spec = crate::child::Spec {
             parent: nix::unistd::Pid::this().as_raw(),
             network: None,
+            root: None,
             role: crate::child::Role::Relay {
                 listen: "127.0.0.1:0".to_owned(),
                 announce: announce.clone(),

@@ -51,11 +51,11 @@ pub(super) async fn install(
         .apply_text(&config(telling))
         .await
         .context("apply the Config")?;
-    narrator.say("kubectl apply --server-side -f deploy/");
+    narrator.say("$ kubectl apply --server-side -f deploy/medik8s.yaml");
     cluster
         .apply_text(&manifests::all()?)
         .await
-        .context("apply deploy/")?;
+        .context("apply deploy/medik8s.yaml")?;
     for namespace in OPERATORS {
         available(cluster, namespace).await?;
         narrator.event(&format!("{namespace}: available"));
