@@ -452,9 +452,9 @@ async fn an_agent_restarted_in_an_outage_goes_on_with_what_it_knew() {
     old.ended().await;
     let _new = lab.start("w1");
     until("opened again", || opened(&lab, "w1") == 2).await;
-    let feeds = lab.dog("w1").feeds();
     // It has to find its peers by the recorded addresses.
     pause(40).await;
+    let feeds = lab.dog("w1").feeds();
     until("fed on", || lab.dog("w1").feeds() > feeds + 1).await;
     assert!(!lab.dog("w1").did(Did::Set(5)));
 }
