@@ -7,7 +7,7 @@
 //!
 //! # Guarantees
 //! - Each wait on the outside has a deadline, each task is watched ([`process`]).
-//! - Nothing is written except through [`write`]; a gated writer only while we lead ([`leader`]).
+//! - Nothing is written except through [`mod@write`]; a gated writer only while we lead ([`leader`]).
 //! - Failures are classified by status codes and types ([`error`]), never by text.
 //!
 //! # Caveats
