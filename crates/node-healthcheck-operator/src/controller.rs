@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use medik8s_runtime::controller::{Action, Queue};
 
 use crate::effects::{Effects, Requester, reference};
@@ -73,8 +74,13 @@ impl Controller {
     async fn act(&self, name: &str, requester: Requester) -> Option<(Plan, Option<Failure>)> {
         let mut tried: BTreeSet<Step> = BTreeSet::new();
         let mut failed = None;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let plan = self.plan(name)?;
+            if round == 0 {
+                // What is true now may be over when the steps are done: a sick node is told before
+                // its remediation exists.
+                self.say(&requester.reference, name, &plan);
+            }
             let steps: Vec<Step> = plan
                 .steps
                 .iter()
@@ -118,14 +124,7 @@ impl Controller {
         plan: &Plan,
     ) -> Result<(), Failure> {
         let about = reference(&crate::world::owner_of(object));
-        let now = self.effects.clock.now();
-        let news = self.world.conclude(
-            name,
-            plan.notices.clone(),
-            plan.waits_for_control_plane,
-            now,
-        );
-        self.effects.announce(&about, &news);
+        self.say(&about, name, plan);
         if let Some(why) = &plan.incomplete {
             tracing::warn!(nodehealthcheck = name, why, "something cannot be read");
         }
@@ -147,6 +146,14 @@ impl Controller {
         // A change is told when it is stored: otherwise it would be told again by the next pass.
         self.effects.announce(&about, &plan.announcements);
         Ok(())
+    }
+
+    /// Tells what the plan notices and what was not told yet.
+    fn say(&self, about: &ObjectReference, name: &str, plan: &Plan) {
+        let now = self.effects.clock.now();
+        let waits = plan.waits_for_control_plane;
+        let news = self.world.conclude(name, plan.notices.clone(), waits, now);
+        self.effects.announce(about, &news);
     }
 
     /// A health check is gone: garbage collection takes its remediations, and its leases are given

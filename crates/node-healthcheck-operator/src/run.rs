@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher;
 use medik8s_api::NodeHealthCheck;
@@ -11,8 +12,9 @@ use medik8s_api::names::{lease, nhc};
 use medik8s_api::remediation::NodeHealthCheckStatus;
 use medik8s_core::backoff::Backoff;
 use medik8s_runtime::capabilities::Capability;
+use medik8s_runtime::clock::Clock;
 use medik8s_runtime::controller::{self, Queue};
-use medik8s_runtime::events::REMEDIATION_PREFIX;
+use medik8s_runtime::events::{REMEDIATION_PREFIX, Recorder};
 use medik8s_runtime::informer::Informer;
 use medik8s_runtime::metrics::Metrics;
 use medik8s_runtime::node_lease::NodeLeases;
@@ -21,6 +23,7 @@ use medik8s_runtime::process::Spawner;
 use medik8s_runtime::settings::Env;
 use medik8s_runtime::shutdown::Shutdown;
 use medik8s_runtime::webhook::{Hook, Server};
+use medik8s_runtime::write::Writer;
 
 use crate::cluster::ClusterWatch;
 use crate::controller::Controller;
@@ -70,41 +73,17 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
     operator.serve_webhooks(server);
     ready_when_known(&operator.capability, &operator);
 
-    let world = World::default();
-    let guard_quorum = args.guard_control_plane_quorum;
-    world.edit_cluster(|cluster| cluster.guard_quorum = guard_quorum);
-    let queue = Queue::with_debounce(
-        "nodehealthcheck",
-        BACKOFF,
-        DEBOUNCE,
-        operator.clock.clone(),
-        &operator.metrics,
-    );
-    let effects = Effects {
+    let lead = Lead::new(Parts {
         client: operator.client.clone(),
         writer: operator.writer.clone(),
-        leases: NodeLeases::new(
-            operator.client.clone(),
-            settings.lease_namespace,
-            operator.writer.clone(),
-            operator.clock.clone(),
-        ),
-        recorder: operator.recorder.prefixed(REMEDIATION_PREFIX),
-        world: world.clone(),
+        recorder: operator.recorder.clone(),
         clock: operator.clock.clone(),
-        series: Series::new(operator.metrics.registry())?,
-        creating: Arc::default(),
-    };
-    let lead = Lead {
-        controller: Arc::new(Controller {
-            world,
-            effects,
-            queue,
-        }),
-        cluster,
         metrics: operator.metrics.clone(),
         spawner: operator.process.spawner(),
-    };
+        cluster,
+        lease_namespace: settings.lease_namespace,
+        guard_control_plane_quorum: args.guard_control_plane_quorum,
+    })?;
     operator.lead("health checks", move |stop| lead.run(stop));
     operator.run().await
 }
@@ -120,9 +99,31 @@ fn ready_when_known(capability: &Capability, operator: &Operator) {
     });
 }
 
+/// What the leader's part is made of.
+pub struct Parts {
+    /// Client for reads and watches.
+    pub client: Client,
+    /// Writes while we lead.
+    pub writer: Writer,
+    /// Events.
+    pub recorder: Recorder,
+    /// Time.
+    pub clock: Clock,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Starts watches while the process runs.
+    pub spawner: Spawner,
+    /// Facts of the cluster as a whole.
+    pub cluster: ClusterWatch,
+    /// Namespace of the node leases.
+    pub lease_namespace: String,
+    /// Off OpenShift, spare a serving control-plane node when the others are no majority.
+    pub guard_control_plane_quorum: bool,
+}
+
 /// What only the leader does. Its watches start with it, so that their first lists show everything
 /// that an earlier leader wrote.
-struct Lead {
+pub struct Lead {
     controller: Arc<Controller>,
     cluster: ClusterWatch,
     metrics: Metrics,
@@ -130,7 +131,47 @@ struct Lead {
 }
 
 impl Lead {
-    async fn run(self, stop: Shutdown) -> anyhow::Result<()> {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> anyhow::Result<Self> {
+        let world = World::default();
+        let guard_quorum = parts.guard_control_plane_quorum;
+        world.edit_cluster(|cluster| cluster.guard_quorum = guard_quorum);
+        let queue = Queue::with_debounce(
+            "nodehealthcheck",
+            BACKOFF,
+            DEBOUNCE,
+            parts.clock.clone(),
+            &parts.metrics,
+        );
+        let effects = Effects {
+            leases: NodeLeases::new(
+                parts.client.clone(),
+                parts.lease_namespace,
+                parts.writer.clone(),
+                parts.clock.clone(),
+            ),
+            client: parts.client,
+            writer: parts.writer,
+            recorder: parts.recorder.prefixed(REMEDIATION_PREFIX),
+            world: world.clone(),
+            clock: parts.clock,
+            series: Series::new(parts.metrics.registry())?,
+            creating: Arc::default(),
+        };
+        Ok(Self {
+            controller: Arc::new(Controller {
+                world,
+                effects,
+                queue,
+            }),
+            cluster: parts.cluster,
+            metrics: parts.metrics,
+            spawner: parts.spawner,
+        })
+    }
+
+    /// Works until `stop`.
+    pub async fn run(self, stop: Shutdown) -> anyhow::Result<()> {
         let (world, queue) = (self.controller.world.clone(), self.controller.queue.clone());
         let follower = Follower::new(
             self.controller.effects.client.clone(),

@@ -426,9 +426,10 @@ fn existing_for(batch: &Batch, node: &str) -> bool {
 
 fn wait_after(why: &Refusal) -> Duration {
     match why {
-        Refusal::LeaseTaken { .. } | Refusal::Quorum(_) | Refusal::ControlPlaneBusy(_) => RETRY,
+        Refusal::LeaseTaken { .. } | Refusal::Quorum(_) => RETRY,
         Refusal::NodeChanged(_) | Refusal::TemplateChanged(_) | Refusal::AlreadyThere(_) => SOON,
-        Refusal::Failed(_) => AFTER_FAILURE,
+        // Plans wait for the other node by themselves as soon as they know of it.
+        Refusal::ControlPlaneBusy(_) | Refusal::Failed(_) => AFTER_FAILURE,
     }
 }
 

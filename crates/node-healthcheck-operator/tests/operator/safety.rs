@@ -1,0 +1,213 @@
+//! What direct reads prevent when the cache is behind, and what the lock prevents.
+
+use medik8s_core::conditions::Status;
+use medik8s_testing::build::NodeExt;
+use medik8s_testing::fake::{Failure, Fault};
+use medik8s_testing::wire::{Recorded, Reply};
+use serde_json::json;
+
+use super::lab::*;
+
+/// S13: the cache still has the sick node, the server does not.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_recovered_meanwhile_is_left_alone() {
+    let lab = Lab::new(3);
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.until("enabled", 5, |lab| lab.phase("nhc") == "Enabled")
+        .await;
+    lab.break_node("w1");
+    lab.seconds(1).await;
+    // From now on watches are silent: new ones hang.
+    lab.api
+        .inject(Fault::on(Recorded::is_watch, Failure::Hang).times(1000));
+    lab.api.drop_watches();
+    lab.heal_node("w1");
+    lab.seconds(20).await;
+    assert!(lab.remediations().is_empty());
+    assert!(lab.leases().is_empty(), "no lease is taken for it either");
+}
+
+/// S7: a remediation that the cache does not have.
+#[tokio::test(start_paused = true)]
+async fn a_remediation_that_the_cache_does_not_have_is_found() {
+    let lab = Lab::new(3);
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.until("enabled", 5, |lab| lab.phase("nhc") == "Enabled")
+        .await;
+    lab.break_node("w1");
+    lab.seconds(1).await;
+    lab.api
+        .inject(Fault::on(Recorded::is_watch, Failure::Hang).times(1000));
+    lab.api.drop_watches();
+    lab.seconds(1).await;
+    // As an original operator would have named it.
+    let uid = lab.check("nhc").metadata.uid.unwrap();
+    lab.api.put_value(json!({
+        "apiVersion": API, "kind": "Foo",
+        "metadata": {"name": "w1-x7b2k", "namespace": NAMESPACE,
+            "annotations": {NODE_NAME: "w1", "remediation.medik8s.io/template-name": "foo"},
+            "ownerReferences": [{"apiVersion": "remediation.medik8s.io/v1alpha1",
+                "kind": "NodeHealthCheck", "name": "nhc", "uid": uid}]},
+        "spec": {},
+    }));
+    lab.seconds(30).await;
+    assert_eq!(lab.names("Foo"), ["w1-x7b2k"]);
+    assert_eq!(lab.phase("nhc"), "Remediating", "and taken over");
+}
+
+/// Two health checks over the same nodes: the lease decides, once.
+#[tokio::test(start_paused = true)]
+async fn two_health_checks_over_one_node_create_one_remediation() {
+    let lab = Lab::new(5);
+    lab.put_check("a", single());
+    let bar =
+        json!({"apiVersion": API, "kind": "BarTemplate", "namespace": NAMESPACE, "name": "bar"});
+    lab.put_check("b", with(single(), "remediationTemplate", bar));
+    let _operator = lab.start();
+    lab.until("enabled", 5, |lab| {
+        lab.phase("a") == "Enabled" && lab.phase("b") == "Enabled"
+    })
+    .await;
+    lab.break_node("w1");
+    lab.until("created", 10, |lab| !lab.remediations().is_empty())
+        .await;
+    lab.seconds(130).await;
+    assert_eq!(lab.remediated(), ["w1"]);
+    let (idle, busy) = if lab.phase("a") == "Remediating" {
+        ("b", "a")
+    } else {
+        ("a", "b")
+    };
+    assert!(
+        lab.reason(idle)
+            .contains(&format!("held by NodeHealthCheck-{busy}"))
+    );
+    lab.heal_node("w1");
+    lab.until("let go", 5, |lab| {
+        lab.remediations().is_empty() && lab.leases().is_empty()
+    })
+    .await;
+}
+
+/// S2 and S12, across health checks.
+#[tokio::test(start_paused = true)]
+async fn control_plane_nodes_of_two_health_checks_wait_for_each_other() {
+    let lab = Lab::new(0);
+    for name in ["cp1", "cp2"] {
+        let new = medik8s_testing::build::node(name);
+        lab.api.put(&new.control_plane().ready(lab.ago(3600)));
+    }
+    for name in ["cp1", "cp2"] {
+        let selector = json!({"matchLabels": {"kubernetes.io/hostname": name}});
+        let spec = with(with(single(), "selector", selector), "minHealthy", json!(0));
+        let spec = if name == "cp2" {
+            let bar = json!({"apiVersion": API, "kind": "BarTemplate",
+                "namespace": NAMESPACE, "name": "bar"});
+            with(spec, "remediationTemplate", bar)
+        } else {
+            spec
+        };
+        lab.put_check(name, spec);
+    }
+    let _operator = lab.start();
+    lab.seconds(2).await;
+    lab.set_ready("cp1", Status::False);
+    lab.set_ready("cp2", Status::False);
+    for _ in 0..200 {
+        lab.pass(std::time::Duration::from_millis(50)).await;
+        assert!(lab.remediated().len() <= 1, "{:?}", lab.remediated());
+    }
+    assert_eq!(lab.remediated().len(), 1);
+    let (first, second) = if lab.remediated() == ["cp1"] {
+        ("cp1", "cp2")
+    } else {
+        ("cp2", "cp1")
+    };
+    let labels = &lab.remediations()[0]["metadata"]["labels"];
+    assert_eq!(labels["remediation.medik8s.io/isControlPlaneNode"], "");
+    assert!(
+        lab.reason(second)
+            .contains(&format!("control plane node {first} is being remediated"))
+    );
+    lab.heal_node(first);
+    lab.until("the other's turn, at once", 3, |lab| {
+        lab.remediated() == [second]
+    })
+    .await;
+}
+
+/// S4: a lease or a remediation that changed hands is left alone.
+#[tokio::test(start_paused = true)]
+async fn what_changed_hands_is_left_alone() {
+    let lab = Lab::new(3);
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.break_node("w1");
+    lab.until("created", 10, |lab| lab.names("Foo") == ["w1"])
+        .await;
+    lab.seconds(1).await;
+    lab.api.inject(
+        Fault::on(
+            |request| request.is_watch() && request.path.contains("foos"),
+            Failure::Hang,
+        )
+        .times(1000),
+    );
+    lab.api.drop_watches();
+    lab.seconds(1).await;
+    lab.edit("Foo", "w1", |one| {
+        one["metadata"]["ownerReferences"] = json!([]);
+    });
+    lab.api.update::<k8s_openapi::api::coordination::v1::Lease>(
+        Some("medik8s-leases"),
+        "node-w1",
+        |lease| lease.spec.as_mut().unwrap().holder_identity = Some("somebody".to_owned()),
+    );
+    lab.heal_node("w1");
+    lab.seconds(20).await;
+    assert_eq!(lab.names("Foo"), ["w1"]);
+    assert_eq!(
+        lab.leases(),
+        [("node-w1".to_owned(), "somebody".to_owned())]
+    );
+}
+
+/// A create that fails keeps the lease; it is given back when the node recovers.
+#[tokio::test(start_paused = true)]
+async fn a_create_that_is_refused_is_told_and_repeated() {
+    let lab = Lab::new(4);
+    lab.put_check("nhc", single());
+    let no = Failure::Refuse(Reply::failure(403, "Forbidden", "quota exceeded"));
+    lab.api.inject(
+        Fault::on(
+            |request| {
+                request.method == "POST"
+                    && request.path.ends_with("/foos")
+                    && request.body["metadata"]["name"] == "w1"
+            },
+            no,
+        )
+        .times(1000),
+    );
+    let _operator = lab.start();
+    lab.break_node("w1");
+    lab.break_node("w2");
+    lab.put_node("w5");
+    lab.until("the other node is served", 10, |lab| {
+        lab.names("Foo") == ["w2"]
+    })
+    .await;
+    lab.until("told", 5, |lab| {
+        lab.reason("nhc").contains("quota exceeded")
+    })
+    .await;
+    lab.until("event", 5, |lab| lab.told("RemediationSkipped") >= 1)
+        .await;
+    assert_eq!(lab.leases().len(), 2);
+    lab.heal_node("w1");
+    lab.until("lease given back", 40, |lab| lab.leases().len() == 1)
+        .await;
+    assert!(lab.told("RemediationSkipped") <= 2, "{:?}", lab.events());
+}
