@@ -214,13 +214,17 @@ impl Process {
 }
 
 /// Runs a program on one thread: these processes wait, they do not compute, and each further
-/// thread costs memory.
+/// thread costs memory. The error it ends with is logged, too, for those who read logs only.
 pub fn block_on<T>(program: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread()
+    let ended = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("could not start the runtime")?
-        .block_on(program)
+        .block_on(program);
+    if let Err(error) = &ended {
+        tracing::error!(error = format!("{error:#}"), "ending");
+    }
+    ended
 }
 
 #[cfg(test)]
