@@ -15,14 +15,13 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use medik8s_api::SelfNodeRemediation;
-use medik8s_api::names::contract::{
-    NHC_TIMED_OUT_ANNOTATION, NODE_NAME_ANNOTATION, PROCESSING, SUCCEEDED,
-};
+use medik8s_api::names::contract::{PROCESSING, SUCCEEDED};
 use medik8s_api::names::snr::{
     BOOT_ID_ANNOTATION, FINALIZER, PHASE_FENCING_COMPLETED, PHASE_FENCING_STARTED,
     PHASE_PRE_REBOOT_COMPLETED, PHASE_REBOOT_COMPLETED,
 };
 use medik8s_core::conditions::{self, Status};
+use medik8s_core::remediation::{self, NoTarget};
 use medik8s_core::time;
 use serde::{Deserialize, Serialize};
 
@@ -129,30 +128,32 @@ impl Target {
     }
 
     fn of(metadata: &ObjectMeta) -> Self {
-        let annotation = |key: &str| metadata.annotations.as_ref().and_then(|all| all.get(key));
-        if let Some(node) =
-            annotation(ORDERED_NODE_ANNOTATION).and_then(|text| NodeName::new(text.as_str()))
-        {
+        let annotations = metadata.annotations.as_ref();
+        let ordered = annotations.and_then(|all| all.get(ORDERED_NODE_ANNOTATION));
+        if let Some(node) = ordered.and_then(|text| NodeName::new(text.as_str())) {
             return Self::Node(node);
         }
-        let owners = metadata.owner_references.as_deref().unwrap_or_default();
-        let machine = owners.iter().find(|owner| owner.kind == "Machine");
-        if let Some(machine) = machine
-            && !owners.iter().any(|owner| owner.kind == "NodeHealthCheck")
-        {
-            let (group, _) = machine.api_version.split_once('/').unwrap_or_default();
-            return Self::Machine {
-                group: group.to_owned(),
-                namespace: metadata.namespace.clone().unwrap_or_default(),
-                name: machine.name.clone(),
-                node: None,
-            };
+        match remediation::target(metadata) {
+            remediation::Target::Node(name) => NodeName::new(name).map_or(Self::Nobody, Self::Node),
+            remediation::Target::Machine(machine) => {
+                Self::machine(&machine.api_version, machine.namespace, machine.name)
+            }
+            remediation::Target::None(NoTarget::EmptyAnnotation) => Self::Nobody,
+            // Its node cannot be found out, so nobody may say that it is not the one asked about.
+            remediation::Target::None(NoTarget::UnknownMachineApi(version)) => {
+                Self::machine(&version, String::new(), String::new())
+            }
         }
-        // An annotation that is there but empty says "the machine has no node": the name of the remediation is then
-        // that of the machine, and a node of that name would be another one (remediation contract, A.4).
-        let name = annotation(NODE_NAME_ANNOTATION).or(metadata.name.as_ref());
-        name.and_then(|text| NodeName::new(text.as_str()))
-            .map_or(Self::Nobody, Self::Node)
+    }
+
+    fn machine(api_version: &str, namespace: String, name: String) -> Self {
+        let group = remediation::group(api_version).to_owned();
+        Self::Machine {
+            group,
+            namespace,
+            name,
+            node: None,
+        }
     }
 }
 
@@ -221,7 +222,7 @@ impl Remediation {
                 .any(|name| name == FINALIZER),
             withdrawn: is_withdrawn(conditions),
             deleting: metadata.deletion_timestamp.is_some(),
-            timed_out: annotation(NHC_TIMED_OUT_ANNOTATION).is_some(),
+            timed_out: remediation::is_timed_out(metadata),
             boot: annotation(BOOT_ID_ANNOTATION).and_then(|id| BootId::new(id.as_str())),
             created: metadata
                 .creation_timestamp

@@ -69,7 +69,7 @@ pub enum AgentPods {
 
 impl Node {
     /// Whether the agent announces: our marker on all pods, or no pod any more but an announcement for this boot.
-    fn announces(&self) -> bool {
+    pub fn announces(&self) -> bool {
         match self.agent {
             AgentPods::Ours => true,
             AgentPods::Old => false,
@@ -540,27 +540,40 @@ fn later(moment: Timestamp, by: Duration) -> Result<Timestamp, BudgetError> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Removal {
     /// By force, or by the out-of-service taint: nothing of the recorded boot runs any more, and no later boot is known.
-    Force,
+    Force(Released),
     /// Only by graceful deletion which the kubelet confirms: the node is in another boot (E1).
     Graceful,
     /// The node came back in another boot and its kubelet was lost again: order that boot to end.
     Renew(OrderTerms),
     /// As before, but this boot cannot be ordered to end, so nothing is removed.
     Hold(Missing),
+    /// No release of this boot is recorded, so nothing is removed.
+    Unreleased,
 }
 
-/// Decides how to remove the workload, before each round of removal. `left`: pods remain.
+/// Decides how to remove the workload, before each round of removal. `left`: pods remain. `times`: what was recorded
+/// for this UID and boot.
 pub fn removal(
     node: &Node,
     recorded: Option<&BootId>,
+    times: Option<&OrderTimes>,
     left: bool,
     renewal: Result<OrderTerms, Missing>,
 ) -> Removal {
     let Some(recorded) = recorded else {
-        return Removal::Hold(Missing::BootId);
+        return Removal::Unreleased;
     };
-    if !node.has_rebooted_since(recorded) && node.kubelet_boot.is_some() {
-        return Removal::Force;
+    if !node.has_rebooted_since(recorded) {
+        let released = times
+            .filter(|times| times.boot == *recorded)
+            .and_then(|times| times.released);
+        return match released {
+            // A reboot that was seen once and is not seen now proves nothing about what runs.
+            Some(released) if node.kubelet_boot.is_some() && released.by != By::Reboot => {
+                Removal::Force(released)
+            }
+            Some(_) | None => Removal::Unreleased,
+        };
     }
     // A kubelet that has just started is not Ready yet, but it is heard.
     if node.ready != Status::Unknown || !left {

@@ -7,6 +7,7 @@
 
 pub mod install;
 pub mod rbac;
+pub mod remediation;
 pub mod run;
 pub mod settings;
 pub mod validate;

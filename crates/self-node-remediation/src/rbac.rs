@@ -66,6 +66,12 @@ const WORKLOAD: &[Rule] = &[
         "waits until the volumes of an out-of-service node are detached",
     ),
     Rule::new(
+        &["discovery.k8s.io"],
+        &["endpointslices"],
+        &["list"],
+        "finds the addresses of the agents, to have orders acknowledged",
+    ),
+    Rule::new(
         &["coordination.k8s.io"],
         &["leases"],
         &["get", "list"],

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use kube::{Api, runtime::watcher};
+use kube::{Api, ResourceExt, runtime::watcher};
 use medik8s_api::{
     SelfNodeRemediation, SelfNodeRemediationConfig, SelfNodeRemediationTemplate, names::snr,
 };
@@ -19,9 +19,13 @@ use medik8s_runtime::{
 
 use crate::{
     install::{effects::Install, templates},
+    remediation::{self, Memory, NodeMetadata, Reach, RemediationMetrics, Remediator, keep_roles},
     settings::{Args, PRODUCT, Settings},
     webhooks,
 };
+
+/// Remediations under way at once. One that asks many agents must not keep the others waiting.
+const REMEDIATIONS_AT_ONCE: usize = 32;
 
 const ABOUT: About = About {
     product: PRODUCT,
@@ -57,12 +61,19 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         named(snr::DAEMON_SET_NAME),
         &operator.metrics,
     );
-    let remediations = Informer::new(
+    let mut remediations = Informer::new(
         "selfnoderemediations",
         Api::<SelfNodeRemediation>::all(client.clone()),
         everything(),
         &operator.metrics,
     );
+    let mut nodes = Informer::new(
+        "nodes",
+        Api::<NodeMetadata>::all(client.clone()),
+        everything(),
+        &operator.metrics,
+    )
+    .prune(keep_roles);
     let mut marked = Informer::new(
         "selfnoderemediationtemplates",
         Api::<SelfNodeRemediationTemplate>::all(client.clone()),
@@ -80,6 +91,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
     };
     let install_queue = queue("selfnoderemediationconfig");
     let template_queue = queue("selfnoderemediationtemplate");
+    let remediation_queue = queue("selfnoderemediation");
     let the_config = ObjectKey::namespaced(namespace.as_str(), snr::CONFIG_NAME);
 
     let (wake, key) = (Arc::clone(&install_queue), the_config.clone());
@@ -113,16 +125,66 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         }
     });
 
+    let wake = Arc::clone(&remediation_queue);
+    remediations.on_change(move |change| {
+        if let Some(remediation) = change.object() {
+            wake.add(ObjectKey::of(&**remediation));
+        }
+    });
+    // A node's every change is looked at: a new boot, an announcement, last words.
+    let (wake, known) = (Arc::clone(&remediation_queue), remediations.cache());
+    nodes.on_change(move |change| {
+        if let Some(node) = change.object() {
+            for key in remediation::about(&known.list(), &node.name_any()) {
+                wake.add(key);
+            }
+        }
+    });
+
     let install = Arc::new(Install {
         client: client.clone(),
         writer: operator.writer.clone(),
         recorder: operator.recorder.prefixed(REMEDIATION_PREFIX),
         clock: operator.clock.clone(),
-        settings,
+        settings: settings.clone(),
         configs: configs.cache(),
         daemon_sets: daemon_sets.cache(),
         remediations: remediations.cache(),
     });
+    let remediator = Arc::new(Remediator {
+        client: client.clone(),
+        writer: operator.writer.clone(),
+        recorder: operator.recorder.prefixed(REMEDIATION_PREFIX),
+        clock: operator.clock.clone(),
+        namespace: namespace.clone(),
+        capability: operator.capability.clone(),
+        configs: configs.cache(),
+        remediations: remediations.cache(),
+        nodes: nodes.cache(),
+        memory: Memory::default(),
+        metrics: RemediationMetrics::new(&operator.metrics)?,
+    });
+    operator.lead("remediations", move |stop| async move {
+        let caches = [
+            remediator.configs.synced(&stop).await,
+            remediator.remediations.synced(&stop).await,
+            remediator.nodes.synced(&stop).await,
+        ];
+        if caches.contains(&false) {
+            return Ok(());
+        }
+        let reconcile = |key, _attempt| Arc::clone(&remediator).reconcile(key);
+        controller::run(&remediation_queue, REMEDIATIONS_AT_ONCE, reconcile, &stop).await;
+        Ok(())
+    });
+    let reach = Reach {
+        client: client.clone(),
+        namespace: namespace.clone(),
+        configs: configs.cache(),
+        recorder: operator.recorder.prefixed(REMEDIATION_PREFIX),
+        clock: operator.clock.clone(),
+    };
+    operator.lead("reach", move |stop| reach.run(stop));
     let (writer, templates_cache) = (operator.writer.clone(), marked.cache());
     operator.lead("agents", move |stop| async move {
         let caches = [
@@ -175,6 +237,9 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
     operator
         .process
         .worker("watch remediations", |stop| remediations.run(stop));
+    operator
+        .process
+        .worker("watch nodes", |stop| nodes.run(stop));
     operator
         .process
         .worker("watch templates", |stop| marked.run(stop));

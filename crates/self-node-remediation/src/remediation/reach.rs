@@ -1,0 +1,107 @@
+//! Tries, from time to time, whether the manager can reach agents at all.
+//!
+//! Without that no acknowledgement ever comes, and every remediation holds. A NetworkPolicy that forbids it should be
+//! known before the first node fails.
+
+use std::time::Duration;
+
+use kube::Client;
+use medik8s_api::SelfNodeRemediationConfig;
+use medik8s_api::names::snr;
+use medik8s_api::self_node_remediation::defaults;
+use medik8s_runtime::{
+    clock::Clock,
+    events::{self, Recorder},
+    informer::Cache,
+    shutdown::Shutdown,
+};
+use self_node_remediation_core::budget;
+use self_node_remediation_core::table;
+use self_node_remediation_peer::HealthRequest;
+
+use super::RemediationError;
+use super::acknowledge::Agents;
+
+/// How many agents are tried.
+const SAMPLE: usize = 3;
+/// The first try, when the agents have had time to start, and the pause while there is nothing to try.
+const FIRST: Duration = Duration::from_mins(2);
+/// Event reason.
+const UNREACHABLE: &str = "AgentsUnreachable";
+
+/// The periodic try.
+pub struct Reach {
+    /// API client.
+    pub client: Client,
+    /// The operator's namespace.
+    pub namespace: String,
+    /// Copy of the configurations in the own namespace.
+    pub configs: Cache<SelfNodeRemediationConfig>,
+    /// Tells the user.
+    pub recorder: Recorder,
+    /// Time.
+    pub clock: Clock,
+}
+
+impl Reach {
+    /// Tries until `stop`.
+    pub async fn run(self, stop: Shutdown) -> anyhow::Result<()> {
+        let mut pause = FIRST;
+        while stop.or_stop(tokio::time::sleep(pause)).await.is_some() {
+            let Some(config) = self.configs.get(Some(&self.namespace), snr::CONFIG_NAME) else {
+                pause = FIRST;
+                continue;
+            };
+            let interval = budget::duration(
+                "peerUpdateInterval",
+                config.spec.peer_update_interval.as_ref(),
+                defaults::PEER_UPDATE_INTERVAL,
+            );
+            pause = interval.unwrap_or(FIRST).max(Duration::from_secs(10));
+            match self.try_some(&config).await {
+                Ok(Some(tried)) => self.recorder.warning(
+                    &events::reference(&*config),
+                    UNREACHABLE,
+                    &format!(
+                        "none of {tried} agents answers the manager; without their \
+                         acknowledgement no node is freed by time (check NetworkPolicies and the \
+                         agent pods)"
+                    ),
+                ),
+                Ok(None) => {}
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "could not try to reach agents");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks some agents about their own nodes; how many were tried if none of them answered.
+    async fn try_some(
+        &self,
+        config: &SelfNodeRemediationConfig,
+    ) -> Result<Option<usize>, RemediationError> {
+        let agents = Agents::find(&self.client, &self.namespace, &config.spec).await?;
+        let chance = u64::from(self.clock.now().subsec_nanosecond().unsigned_abs());
+        let chosen: Vec<_> = table::shuffled(agents.nodes(), chance)
+            .into_iter()
+            .take(SAMPLE)
+            .collect();
+        for node in &chosen {
+            let question = HealthRequest {
+                node_name: node.to_string(),
+                ..HealthRequest::default()
+            };
+            if agents
+                .ask(node, &question)
+                .await
+                .is_some_and(|answer| answer.status.is_some())
+            {
+                return Ok(None);
+            }
+        }
+        Ok((!chosen.is_empty()).then_some(chosen.len()))
+    }
+}
