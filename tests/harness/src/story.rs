@@ -32,6 +32,19 @@ pub struct Telling {
     pub broken: bool,
     /// `kill -9` each manager at a random moment.
     pub chaos: bool,
+    /// Only this part, after the installation.
+    pub only: Option<Chapter>,
+}
+
+/// A part of the story.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Chapter {
+    /// A node is drained and given back.
+    Maintenance,
+    /// A node is lost and fenced.
+    Failover,
+    /// The API server is away for everybody.
+    Outage,
 }
 
 /// Workers of the story's cluster.
@@ -71,15 +84,19 @@ pub async fn tell(
         .chaos
         .then(|| chaos::Chaos::start(cluster, narrator));
 
-    narrator.chapter("Maintenance: a node with 20 pods is drained and given back");
-    maintenance::maintain(cluster, narrator, &mut phases).await?;
-
-    narrator.chapter("Failover: the node that runs the ledger is cut off from everything");
-    failover::fail_over(cluster, telling, narrator, &mut phases).await?;
-
-    narrator.chapter("Outage: the API server is cut away from all nodes");
-    outage::lose_the_api(cluster, narrator, &mut phases).await?;
-
+    let told = |chapter| telling.only.is_none_or(|only| only == chapter);
+    if told(Chapter::Maintenance) {
+        narrator.chapter("Maintenance: a node with 20 pods is drained and given back");
+        maintenance::maintain(cluster, narrator, &mut phases).await?;
+    }
+    if told(Chapter::Failover) {
+        narrator.chapter("Failover: the node that runs the ledger is cut off from everything");
+        failover::fail_over(cluster, telling, narrator, &mut phases).await?;
+    }
+    if told(Chapter::Outage) {
+        narrator.chapter("Outage: the API server is cut away from all nodes");
+        outage::lose_the_api(cluster, narrator, &mut phases).await?;
+    }
     if let Some(chaos) = chaos {
         chaos.finish(narrator).await?;
     }

@@ -101,6 +101,10 @@ fn walk(path: &str, schema: &JSONSchemaProps, fields: &mut usize, silent: &mut V
         silent.push(path.to_owned());
     }
     for (name, field) in schema.properties.iter().flatten() {
+        // The API server puts the published schema of ObjectMeta in its place.
+        if name == "metadata" && !path.contains('.') {
+            continue;
+        }
         walk(&format!("{path}.{name}"), field, fields, silent);
     }
     if let Some(JSONSchemaPropsOrArray::Schema(items)) = &schema.items {

@@ -7,7 +7,7 @@ use medik8s_harness::{
     child,
     relay::Door,
     standing,
-    story::{self, Narrator, Telling},
+    story::{self, Chapter, Narrator, Telling},
 };
 
 /// A node is lost and fenced, its workload comes back elsewhere, an outage fences nobody, a node is
@@ -24,6 +24,9 @@ struct Args {
     /// Leave the cluster up at the end, until it is interrupted.
     #[arg(long)]
     keep: bool,
+    /// Tell only this part, after the installation.
+    #[arg(long)]
+    only: Option<Chapter>,
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let telling = Telling {
         broken: args.broken,
         chaos: args.chaos,
+        only: args.only,
     };
     medik8s_harness::run(async || {
         let told = demo(telling, args.keep, &door, folder.path().to_owned()).await;

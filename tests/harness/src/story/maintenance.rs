@@ -21,7 +21,15 @@ pub(super) async fn maintain(
     phases: &mut Phases,
 ) -> anyhow::Result<()> {
     let node = quiet_worker(cluster).await?;
-    cluster.apply_text(&SHOP.replace("NODE", &node)).await?;
+    let others = cluster
+        .machines()
+        .map(|machine| machine.name())
+        .filter(|name| *name != node);
+    let others: Vec<&str> = others.collect();
+    cluster
+        .kubectl(&[&["cordon"], others.as_slice()].concat())
+        .await?;
+    cluster.apply_text(SHOP).await?;
     let shop: Api<Pod> = Api::namespaced(cluster.admin(), "shop");
     let on_node =
         ListParams::default().fields(&format!("spec.nodeName={node},status.phase=Running"));
@@ -29,6 +37,9 @@ pub(super) async fn maintain(
         Ok((shop.list(&on_node).await?.items.len() == 20).then_some(()))
     })
     .await?;
+    cluster
+        .kubectl(&[&["uncordon"], others.as_slice()].concat())
+        .await?;
     narrator.event(&format!(
         "20 pods of the shop run on {node}, one of them behind a PodDisruptionBudget"
     ));
@@ -132,7 +143,9 @@ async fn refused(cluster: &Cluster, narrator: &Narrator) -> anyhow::Result<()> {
         },
     )
     .await?;
-    let said = answer.lines().last().unwrap_or_default();
+    let said = answer
+        .split_once("denied the request: ")
+        .map_or(answer.as_str(), |(_, why)| why);
     narrator.say(&format!(
         "a NodeMaintenance for a node that does not exist is refused: {said}"
     ));

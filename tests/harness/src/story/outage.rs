@@ -17,6 +17,9 @@ use crate::{Cluster, cluster::is_ready, machine::What, network::Cut, wait, write
 /// An isolated node has reset itself 55 s after its last contact at the latest.
 const LENGTH: Duration = Duration::from_secs(80);
 
+/// The log of the agent of each node.
+type Logs = BTreeMap<String, Tail>;
+
 pub(super) async fn lose_the_api(
     cluster: &Cluster,
     narrator: &Narrator,
@@ -41,6 +44,14 @@ pub(super) async fn lose_the_api(
         LENGTH.as_secs()
     ));
     let mut convinced = BTreeSet::new();
+    let said = |logs: &mut Logs, phrase: &str, seen: &mut BTreeSet<String>, text: &str| {
+        for (node, log) in logs {
+            let found = log.lines().iter().any(|line| line.contains(phrase));
+            if found && seen.insert(node.clone()) {
+                narrator.event(&format!("{node}: {text}"));
+            }
+        }
+    };
     while begin.elapsed() < LENGTH {
         while let Ok(happening) = happenings.try_recv() {
             if let What::Reset { cause } = happening.what {
@@ -50,17 +61,13 @@ pub(super) async fn lose_the_api(
                 );
             }
         }
-        for (node, log) in &mut logs {
-            let asked = log
-                .lines()
-                .iter()
-                .any(|line| line.contains("nodes couldn't access the api-server"));
-            if asked && convinced.insert(node.clone()) {
-                narrator.event(&format!(
-                    "{node}: most peers cannot reach the API server either, staying up"
-                ));
-            }
-        }
+        let text = "most peers cannot reach the API server either, staying up";
+        said(
+            &mut logs,
+            "nodes couldn't access the api-server",
+            &mut convinced,
+            text,
+        );
         sleep(Duration::from_millis(200)).await;
     }
     ensure!(
@@ -69,13 +76,35 @@ pub(super) async fn lose_the_api(
         convinced.len(),
         boots.len()
     );
+    let nodes: Api<Node> = Api::all(cluster.admin());
+    let unknown = nodes.list(&ListParams::default()).await?;
+    ensure!(
+        !unknown.iter().any(is_ready),
+        "a node is Ready although its kubelet is cut off"
+    );
+    narrator
+        .event("for the control plane every node is Ready=Unknown; the health check holds back");
     for machine in cluster.machines() {
         machine.mend().await?;
     }
     let mended = Instant::now();
     narrator.event("the API server is back; no node was reset");
 
-    let nodes: Api<Node> = Api::all(cluster.admin());
+    let mut regained = BTreeSet::new();
+    wait::until(
+        "all agents to reach the API server",
+        Duration::from_secs(30),
+        async || {
+            said(
+                &mut logs,
+                "the API server answers again",
+                &mut regained,
+                "reaches the API server again",
+            );
+            Ok((regained.len() == boots.len()).then_some(()))
+        },
+    )
+    .await?;
     wait::until(
         "all nodes to be Ready again",
         Duration::from_mins(1),
@@ -110,7 +139,7 @@ pub(super) async fn lose_the_api(
     Ok(())
 }
 
-async fn agent_logs(cluster: &Cluster) -> anyhow::Result<BTreeMap<String, Tail>> {
+async fn agent_logs(cluster: &Cluster) -> anyhow::Result<Logs> {
     let agents: Api<Pod> = Api::all(cluster.admin());
     let agents = agents
         .list(&ListParams::default().labels("app.kubernetes.io/component=agent"))
