@@ -5,4 +5,5 @@ mod control_plane;
 mod properties;
 mod restart;
 mod rules;
+mod together;
 mod world;
