@@ -105,16 +105,7 @@ impl Effects {
         let node = seen.node_name.as_str();
         match step {
             Step::AddFinalizer { of } => {
-                let of = find(seen, of)?;
-                let mut finalizers = of.finalizers.clone();
-                finalizers.push(nmo::FINALIZER.to_owned());
-                let object = self.patch(of, json!({ "finalizers": finalizers })).await?;
-                self.recorder.normal(
-                    &reference(&object),
-                    nmo::EVENT_BEGIN,
-                    "Begin a node maintenance",
-                );
-                tracing::info!(node, maintenance = of.name, "maintenance begins");
+                self.begin(find(seen, of)?, None).await?;
                 Ok(Outcome::Done)
             }
             Step::CountPods => self.count(seen, pass).await,
@@ -135,7 +126,12 @@ impl Effects {
                 Ok(Outcome::Done)
             }
             Step::HandOver { to, state } => {
-                self.annotate(find(seen, to)?, Some(*state)).await?;
+                let to = find(seen, to)?;
+                if to.has_finalizer {
+                    self.annotate(to, Some(*state)).await?;
+                } else {
+                    self.begin(to, Some(*state)).await?;
+                }
                 Ok(Outcome::Done)
             }
             Step::DropRecord { of } => {
@@ -258,24 +254,35 @@ impl Effects {
         }
     }
 
+    /// Adds the finalizer, together with a record if there is one, and tells about it.
+    async fn begin(&self, of: &Maintenance, state: Option<PreviousState>) -> Result<(), StepError> {
+        let mut finalizers = of.finalizers.clone();
+        finalizers.push(nmo::FINALIZER.to_owned());
+        let mut metadata = json!({ "finalizers": finalizers });
+        if let Some(fields) = metadata.as_object_mut()
+            && state.is_some()
+        {
+            fields.insert("annotations".to_owned(), record(state)?);
+        }
+        let object = self.patch(of, metadata).await?;
+        let about = reference(&object);
+        self.recorder
+            .normal(&about, nmo::EVENT_BEGIN, "Begin a node maintenance");
+        tracing::info!(
+            node = object.spec.node_name,
+            maintenance = of.name,
+            "maintenance begins"
+        );
+        Ok(())
+    }
+
     async fn annotate(
         &self,
         of: &Maintenance,
         state: Option<PreviousState>,
     ) -> Result<(), StepError> {
-        let value = match state {
-            Some(state) => Value::String(serde_json::to_string(&state).map_err(|source| {
-                StepError::Encode {
-                    what: "the state of the node",
-                    source,
-                }
-            })?),
-            None => Value::Null,
-        };
-        let annotations = json!({ nmo::PREVIOUS_NODE_STATE_ANNOTATION: value });
-        self.patch(of, json!({ "annotations": annotations }))
-            .await
-            .map(drop)
+        let metadata = json!({ "annotations": record(state)? });
+        self.patch(of, metadata).await.map(drop)
     }
 
     async fn count(&self, seen: &Seen, pass: &mut Pass) -> Result<Outcome, StepError> {
@@ -516,6 +523,19 @@ fn find<'a>(seen: &'a Seen, uid: &str) -> Result<&'a Maintenance, StepError> {
         .ok_or_else(|| StepError::Vanished {
             uid: uid.to_owned(),
         })
+}
+
+/// The annotation that holds the state of a node; `None` removes it.
+fn record(state: Option<PreviousState>) -> Result<Value, StepError> {
+    let encode = |state| serde_json::to_string(&state);
+    let value = state
+        .map(encode)
+        .transpose()
+        .map_err(|source| StepError::Encode {
+            what: "the state of the node",
+            source,
+        })?;
+    Ok(json!({ nmo::PREVIOUS_NODE_STATE_ANNOTATION: value }))
 }
 
 fn encode(what: &'static str, status: &NodeMaintenanceStatus) -> Result<Value, StepError> {

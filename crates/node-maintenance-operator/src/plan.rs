@@ -127,7 +127,8 @@ pub enum Step {
     },
     /// Delete the lease if it is ours.
     ReleaseLease,
-    /// Copy the record to the maintenance that takes over.
+    /// Copy the record to the maintenance that takes over. It gets our finalizer as well, if it was
+    /// refused before it could begin: otherwise it could vanish, and the record with it.
     HandOver {
         /// UID of that maintenance.
         to: String,

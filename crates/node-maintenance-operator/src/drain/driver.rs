@@ -16,7 +16,6 @@ use futures::{
     future::BoxFuture,
     stream::{AbortHandle, BoxStream, FuturesUnordered, SelectAll, abortable},
 };
-use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::DaemonSet as DaemonSetObject, core::v1::Pod, policy::v1::PodDisruptionBudget,
 };
@@ -156,6 +155,7 @@ impl Tools {
             budget_watches: BTreeMap::new(),
             wake: Box::new(wake),
             told: Told::default(),
+            is_untold: false,
         };
         let stop = self
             .spawner
@@ -222,6 +222,8 @@ struct Driver {
     budget_watches: BTreeMap<String, AbortHandle>,
     wake: Box<dyn Fn() + Send>,
     told: Told,
+    /// Something happened that was not told yet.
+    is_untold: bool,
 }
 
 impl Driver {
@@ -232,13 +234,14 @@ impl Driver {
             if self.settle(&mut pods) {
                 break;
             }
-            let nap = nap(lock(&self.machine).wake_at(), self.tools.clock.now());
+            let nap = nap(self.until_next_look());
             let events = tokio::select! {
                 biased;
                 () = stop.triggered() => break,
                 event = next(&mut pods, &mut self.work, &mut self.budgets) => event,
                 () = nap => vec![Event::Tick],
             };
+            self.is_untold |= events.iter().any(|event| *event != Event::Tick);
             self.take(events);
         }
         lock(&self.machine).take(Event::Cancel, self.tools.clock.now());
@@ -309,7 +312,8 @@ impl Driver {
             || is_listed != self.told.is_listed
             || rounds != self.told.rounds
             || blocked != self.told.blocked;
-        if is_news || now.saturating_sub(self.told.at) >= PACE {
+        if is_news || (self.is_untold && now.saturating_sub(self.told.at) >= PACE) {
+            self.is_untold = false;
             self.told = Told {
                 is_listed,
                 rounds,
@@ -318,6 +322,17 @@ impl Driver {
             };
             (self.wake)();
         }
+    }
+
+    /// How long nothing has to be done unless something happens.
+    fn until_next_look(&self) -> Option<Duration> {
+        let machine = lock(&self.machine).wake_at();
+        let machine = machine.map(|at| until(at, self.tools.clock.now()));
+        let due = self.told.at.saturating_add(PACE);
+        let telling = self
+            .is_untold
+            .then(|| due.saturating_sub(self.tools.clock.boottime()));
+        machine.into_iter().chain(telling).min()
     }
 
     fn evict(&self, eviction: Eviction) {
@@ -352,10 +367,9 @@ impl Driver {
     }
 }
 
-/// Until the machine wants to look again, whatever happens.
-async fn nap(wake: Option<Timestamp>, now: Timestamp) {
-    match wake {
-        Some(at) => tokio::time::sleep(until(at, now)).await,
+async fn nap(time: Option<Duration>) {
+    match time {
+        Some(time) => tokio::time::sleep(time).await,
         None => std::future::pending().await,
     }
 }

@@ -100,9 +100,10 @@ pub(super) fn look_at(seen: &Seen) -> Option<Timestamp> {
     }
 }
 
-/// A restart must not shorten the time between two failures: the status knows when the latest was.
+/// Two looks that find somebody else count as two only if time lies between them. A restart must not
+/// shorten it: the status knows when the latest was told.
 fn pace(of: &Maintenance, now: Timestamp) -> Option<Timestamp> {
-    if of.lease_failures() == 0 {
+    if status::Reason::of(&of.status) != Some(status::Reason::LeaseTaken) {
         return None;
     }
     let latest = of.status.last_update.as_ref()?.0;

@@ -651,3 +651,26 @@ fn a_restart_must_not_shorten_the_time_before_handing_back() {
         world.now
     );
 }
+
+#[test]
+fn what_the_node_was_like_survives_refused_duplicates_that_vanish() {
+    let mut world = with_pods(1);
+    world.node().is_excluded = true;
+    world.node().has_exclude_label = true;
+    world.had_label = true;
+    world.create("a");
+    world.reconcile();
+    world.pass_time(1);
+    world.create("b");
+    world.reconcile();
+    world.steal();
+    world.run_for(120);
+    assert_eq!(world.get("a").phase(), Phase::Failed);
+    assert!(world.node().has_drain_taint, "b names it still");
+    world.delete("b");
+    world.reconcile();
+    world.delete("a");
+    world.reconcile();
+    assert!(world.maintenances.is_empty());
+    assert!(!world.node().has_drain_taint && world.node().is_excluded);
+}

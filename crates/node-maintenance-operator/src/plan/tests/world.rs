@@ -340,10 +340,17 @@ impl World {
                     self.holder = Holder::Nobody;
                 }
             }
-            Step::HandOver { to, state } => self.write(to, |one| {
-                assert!(one.record.is_none(), "the record is never overwritten");
-                one.record = Some(*state);
-            }),
+            Step::HandOver { to, state } => {
+                let mut begins = false;
+                self.write(to, |one| {
+                    assert!(one.record.is_none(), "the record is never overwritten");
+                    one.record = Some(*state);
+                    begins = !std::mem::replace(&mut one.has_finalizer, true);
+                });
+                if begins {
+                    self.tell(to, nmo::EVENT_BEGIN);
+                }
+            }
             Step::DropRecord { of } => self.write(of, |one| one.record = None),
             Step::RemoveFinalizer { of } => self.release(of),
         }
