@@ -6,6 +6,7 @@ fn parse(value: Value) -> Remediation {
     Remediation::parse(&serde_json::from_value::<SelfNodeRemediation>(value).unwrap()).unwrap()
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "literals are given")]
 fn object(metadata: Value, status: Value) -> Value {
     let mut base = json!({"name": "x", "namespace": "ns", "uid": "u1"});
     base.as_object_mut()
@@ -19,6 +20,7 @@ fn object(metadata: Value, status: Value) -> Value {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "literals are given")]
 fn ordered(extra: Value) -> Value {
     let mut metadata = json!({
         "finalizers": ["self-node-remediation.medik8s.io/snr-finalizer"],
@@ -221,8 +223,8 @@ fn orders_for_others_and_withdrawn_ones_are_none() {
         parse(object(ordered(json!({})), json!({}))),
     ];
     let started = BootInstant::at(std::time::Duration::from_secs(7));
-    match read(&own(), &found, started, false, uptime(1)) {
-        Reading::NoOrder(proof) => assert_eq!(proof.started(), started),
-        other => panic!("{other:?}"),
-    }
+    let Reading::NoOrder(proof) = read(&own(), &found, started, false, uptime(1)) else {
+        panic!("something else")
+    };
+    assert_eq!(proof.started(), started);
 }

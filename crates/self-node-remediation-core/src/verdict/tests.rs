@@ -49,7 +49,7 @@ fn round(answers: &Answers) -> Round<'_> {
         ended: true,
         answers,
         diagnostics: Some(true),
-        since_proof: Duration::from_secs(60),
+        since_proof: Duration::from_mins(1),
     }
 }
 
@@ -337,7 +337,7 @@ proptest! {
         let known = table(&NAMES[..4], &NAMES[4..]);
         let pairs: Vec<(&str, Said)> = NAMES.into_iter().zip(said.iter().copied()).collect();
         let answers = answers(&pairs);
-        let round = Round { ended, full, diagnostics, ..round(&answers) };
+        let round = Round { full, ended, diagnostics, ..round(&answers) };
         let role = if control_plane { MASTER } else { WORKER };
         let verdict = verdict(&round, only(&known), min, role);
         if !said.contains(&Said::Unhealthy) {

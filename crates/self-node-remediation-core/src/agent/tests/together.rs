@@ -15,6 +15,10 @@ use crate::release::{self, AgentPods, By, Decision, OrderTimes, Seen};
 use crate::time::BootInstant;
 
 /// An agent on another node, as far as others see it.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is one link of the test world"
+)]
 struct PeerAgent {
     api: bool,
     /// Reached by X.
@@ -147,7 +151,7 @@ impl Cluster {
             self.x.peers.insert(name.clone(), said);
         }
         self.x.run(secs(1));
-        if self.x.now.since_boot().as_secs() % 5 == 0 {
+        if self.x.now.since_boot().as_secs().is_multiple_of(5) {
             self.manage();
         }
     }
@@ -359,7 +363,7 @@ fn play(cluster: &mut Cluster, event: &Event) {
             for _ in 0..*seconds {
                 if cluster.x.reset_at.is_none() && cluster.freed.is_none() {
                     cluster.x.hang(secs(1));
-                    if cluster.x.now.since_boot().as_secs() % 5 == 0 {
+                    if cluster.x.now.since_boot().as_secs().is_multiple_of(5) {
                         cluster.manage();
                     }
                 }
@@ -427,27 +431,18 @@ fn a_cut_off_node_is_freed_at_its_time() {
     cluster.run(30);
     let ordered = cluster.x.now;
     cluster.order("u1", 1);
+    cluster.run(1000);
+    assert!(cluster.x.reset_at.is_some());
+    // Its machine is gone; the manager looks every five seconds.
     while cluster.freed.is_none() {
-        cluster
-            .x
-            .reset_at
-            .get_or_insert(BootInstant::at(Duration::MAX));
-        let reset = cluster.x.reset_at.take().filter(|at| *at <= cluster.x.now);
-        cluster.second();
-        cluster.x.reset_at = cluster.x.reset_at.or(reset);
+        cluster.x.now = cluster.x.now.plus(secs(5));
+        cluster.manage();
         assert!(cluster.x.now < ordered.plus(secs(400)), "never freed");
-        if cluster.x.reset_at.is_some() {
-            cluster.x.now = cluster.x.now.plus(secs(1));
-            cluster.manage();
-        }
     }
     let (freed, by) = cluster.freed.unwrap();
     assert_eq!(by, By::Time);
-    assert!(
-        freed <= ordered.plus(secs(130 + 6)),
-        "{}",
-        freed.since(ordered).as_secs()
-    );
+    let after = freed.since(ordered).as_secs();
+    assert!((130..=140).contains(&after), "freed after {after} s");
 }
 
 #[test]
