@@ -7,16 +7,19 @@ use kube::{Api, Client};
 use medik8s_api::foreign::{ClusterVersion, Infrastructure, MachineHealthCheck};
 use medik8s_core::conditions::Status;
 use medik8s_runtime::capabilities::{Capabilities, Capability};
-use medik8s_runtime::controller::{Backoff, Queue};
+use medik8s_runtime::controller::Backoff;
 use medik8s_runtime::informer::{Cache, Informer};
 use medik8s_runtime::metrics::Metrics;
+use medik8s_runtime::process::Spawner;
 use medik8s_runtime::read;
 use medik8s_runtime::shutdown::Shutdown;
 use tokio::sync::OnceCell;
 
 use crate::facts::MachineHealthChecks;
+use crate::machine::gate::Gate;
+use crate::queues::Queues;
 use crate::validate::is_supported_topology;
-use crate::world::World;
+use crate::world::{Wakes, World};
 
 #[cfg(test)]
 mod tests;
@@ -73,91 +76,76 @@ impl ClusterWatch {
         }
     }
 
-    /// Keeps the facts of the cluster up to date in `world`, until `stop`. Leader only.
+    /// Keeps the facts of the cluster up to date, until `stop`. Leader only.
     ///
-    /// Returns once what must be known before nodes may be judged is known.
-    pub async fn follow(
-        &self,
-        world: &World,
-        queue: &Queue<String>,
-        metrics: &Metrics,
-        spawner: &medik8s_runtime::process::Spawner,
-        stop: &Shutdown,
-    ) -> bool {
+    /// Returns once what must be known before nodes may be judged is known; false when stopped.
+    pub async fn follow(&self, scene: &Scene, stop: &Shutdown) -> bool {
         let Some(found) = self.capability.known(stop).await else {
             return false;
         };
-        let waits = self
-            .apply(&found, world, queue, metrics, spawner, stop)
-            .await;
-        let (this, world, queue) = (self.clone(), world.clone(), queue.clone());
-        let (metrics, inner) = (metrics.clone(), spawner.clone());
+        if !self.apply(&found, scene, stop).await {
+            return false;
+        }
+        let (this, inner) = (self.clone(), scene.clone());
         // CRDs that appear later turn a plain cluster into one with the Machine API.
-        spawner.worker("cluster capabilities", |stop| async move {
-            let mut capability = this.capability.clone();
-            let mut before = found;
-            while capability.changed(&stop).await {
-                let Some(now) = capability.current() else {
-                    continue;
-                };
-                if now.is_openshift() != before.is_openshift()
-                    || now.has_machine_api() != before.has_machine_api()
-                {
-                    this.apply(&now, &world, &queue, &metrics, &inner, &stop)
-                        .await;
-                    before = now;
+        scene
+            .spawner
+            .worker("cluster capabilities", |stop| async move {
+                let mut capability = this.capability.clone();
+                let mut before = found;
+                while capability.changed(&stop).await {
+                    let Some(now) = capability.current() else {
+                        continue;
+                    };
+                    if now.is_openshift() != before.is_openshift()
+                        || now.has_machine_api() != before.has_machine_api()
+                    {
+                        this.apply(&now, &inner, &stop).await;
+                        before = now;
+                    }
                 }
-            }
-            Ok(())
-        });
-        waits
+                Ok(())
+            });
+        true
     }
 
-    async fn apply(
-        &self,
-        found: &Capabilities,
-        world: &World,
-        queue: &Queue<String>,
-        metrics: &Metrics,
-        spawner: &medik8s_runtime::process::Spawner,
-        stop: &Shutdown,
-    ) -> bool {
+    async fn apply(&self, found: &Capabilities, scene: &Scene, stop: &Shutdown) -> bool {
         let (openshift, machine_api) = (found.is_openshift(), found.has_machine_api());
-        wake(
-            queue,
-            world.edit_cluster(|cluster| {
-                cluster.openshift = openshift;
-                cluster.machine_health_checks = if machine_api {
-                    MachineHealthChecks::Unknown
-                } else {
-                    MachineHealthChecks::None
-                };
-            }),
-        );
+        scene.queues.wake(scene.world.edit_cluster(|cluster| {
+            cluster.openshift = openshift;
+            cluster.machine_health_checks = if machine_api {
+                MachineHealthChecks::Unknown
+            } else {
+                MachineHealthChecks::None
+            };
+        }));
         if openshift {
-            if !self.learn_topology(world, queue, stop).await {
+            if !self.learn_topology(scene, stop).await {
                 return false;
             }
-            self.follow_upgrades(world, queue, metrics, spawner);
+            let gated = machine_api && found.version.has_machine_health_check_gate();
+            if gated {
+                scene.gate.follow();
+            }
+            self.follow_versions(scene, gated);
         }
         if machine_api {
-            let known = self.follow_machine_health_checks(world, queue, metrics, spawner);
             // Before the first list nobody knows whether nodes are ours to judge.
-            return known.synced(stop).await;
+            return self.follow_machine_health_checks(scene).synced(stop).await;
         }
         true
     }
 
     /// Reading the topology must succeed before anything is done on OpenShift.
-    async fn learn_topology(&self, world: &World, queue: &Queue<String>, stop: &Shutdown) -> bool {
+    async fn learn_topology(&self, scene: &Scene, stop: &Shutdown) -> bool {
         let mut failures = 0;
         loop {
             if let Some(topology) = self.topology().await {
                 let odd = (!is_supported_topology(&topology)).then_some(topology);
-                wake(
-                    queue,
-                    world.edit_cluster(|cluster| cluster.unsupported_topology = odd),
-                );
+                let wakes = scene
+                    .world
+                    .edit_cluster(|cluster| cluster.unsupported_topology = odd);
+                scene.queues.wake(wakes);
                 return true;
             }
             failures += 1;
@@ -168,70 +156,94 @@ impl ClusterWatch {
         }
     }
 
-    fn follow_upgrades(
-        &self,
-        world: &World,
-        queue: &Queue<String>,
-        metrics: &Metrics,
-        spawner: &medik8s_runtime::process::Spawner,
-    ) {
+    fn follow_versions(&self, scene: &Scene, gated: bool) {
         let mut informer = Informer::new(
             "clusterversions",
             Api::<ClusterVersion>::all(self.client.clone()),
             watcher::Config::default(),
-            metrics,
+            &scene.metrics,
         );
-        let (cache, world, queue) = (informer.cache(), world.clone(), queue.clone());
-        informer.on_change(move |_| {
+        let (cache, inner) = (informer.cache(), scene.clone());
+        informer.on_change(move |change| {
             let upgrading = cache.list().iter().find_map(|version| upgrading(version));
-            wake(
-                &queue,
-                world.edit_cluster(|cluster| cluster.upgrading = upgrading),
+            inner.queues.wake(
+                inner
+                    .world
+                    .edit_cluster(|cluster| cluster.upgrading = upgrading),
             );
+            if gated {
+                inner.gate.version_changed(change.new.clone());
+            }
         });
-        spawner.worker("watch cluster versions", |stop| informer.run(stop));
+        scene
+            .spawner
+            .worker("watch cluster versions", |stop| informer.run(stop));
     }
 
-    fn follow_machine_health_checks(
-        &self,
-        world: &World,
-        queue: &Queue<String>,
-        metrics: &Metrics,
-        spawner: &medik8s_runtime::process::Spawner,
-    ) -> Cache<MachineHealthCheck> {
+    fn follow_machine_health_checks(&self, scene: &Scene) -> Cache<MachineHealthCheck> {
         let mut informer = Informer::new(
             "machinehealthchecks",
             Api::<MachineHealthCheck>::all(self.client.clone()),
             watcher::Config::default(),
-            metrics,
+            &scene.metrics,
         );
         let cache = informer.cache();
-        let (known, world_of_changes, wakes) = (cache.clone(), world.clone(), queue.clone());
-        informer.on_change(move |_| judge_checks(&known, &world_of_changes, &wakes));
-        spawner.worker("watch machine health checks", |stop| informer.run(stop));
-        // A list without objects brings no change.
-        let (known, world, queue) = (cache.clone(), world.clone(), queue.clone());
-        spawner.worker("machine health checks listed", |stop| async move {
-            if known.synced(&stop).await {
-                judge_checks(&known, &world, &queue);
+        let (known, inner) = (cache.clone(), scene.clone());
+        informer.on_change(move |change| {
+            inner.judge_checks(&known);
+            let wakes = match (&change.new, &change.old) {
+                (Some(new), _) => inner.world.put_machine_check(Arc::clone(new)),
+                (None, Some(old)) => inner.world.remove_machine_check(&format!(
+                    "{}/{}",
+                    old.metadata.namespace.as_deref().unwrap_or_default(),
+                    old.metadata.name.as_deref().unwrap_or_default()
+                )),
+                (None, None) => Wakes::new(),
+            };
+            if !wakes.is_empty() && inner.world.machines_are_ours() {
+                inner.gate.follower.adjust();
             }
-            Ok(())
+            inner.queues.wake(wakes);
         });
+        scene
+            .spawner
+            .worker("watch machine health checks", |stop| informer.run(stop));
+        // A list without objects brings no change.
+        let (known, inner) = (cache.clone(), scene.clone());
+        scene
+            .spawner
+            .worker("machine health checks listed", |stop| async move {
+                if known.synced(&stop).await {
+                    inner.judge_checks(&known);
+                }
+                Ok(())
+            });
         cache
     }
 }
 
-fn judge_checks(cache: &Cache<MachineHealthCheck>, world: &World, queue: &Queue<String>) {
-    let state = machine_health_checks(&cache.list());
-    wake(
-        queue,
-        world.edit_cluster(|cluster| cluster.machine_health_checks = state),
-    );
+/// Where facts of the cluster go.
+#[derive(Clone)]
+pub struct Scene {
+    /// What is known.
+    pub world: World,
+    /// Wakes.
+    pub queues: Queues,
+    /// Metrics of the process.
+    pub metrics: Metrics,
+    /// Starts watches.
+    pub spawner: Spawner,
+    /// Who works on MachineHealthChecks.
+    pub gate: Gate,
 }
 
-fn wake(queue: &Queue<String>, names: crate::world::Wakes) {
-    for name in names {
-        queue.add(name);
+impl Scene {
+    fn judge_checks(&self, cache: &Cache<MachineHealthCheck>) {
+        let state = machine_health_checks(&cache.list());
+        let wakes = self
+            .world
+            .edit_cluster(|cluster| cluster.machine_health_checks = state);
+        self.queues.wake(wakes);
     }
 }
 

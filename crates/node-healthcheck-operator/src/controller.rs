@@ -123,7 +123,7 @@ impl Controller {
         object: &Arc<medik8s_api::NodeHealthCheck>,
         plan: &Plan,
     ) -> Result<(), Failure> {
-        let about = reference(&crate::world::owner_of(object));
+        let about = reference(&crate::world::owner_of(object), None);
         self.say(&about, name, plan);
         if let Some(why) = &plan.incomplete {
             tracing::warn!(nodehealthcheck = name, why, "something cannot be read");

@@ -34,6 +34,8 @@ use tokio::sync::Mutex;
 use crate::check::{Check, ResourceKind};
 use crate::error::{Failure, step_name};
 use crate::facts::{HeldLease, Observed};
+use crate::machine::MachineCheck;
+use crate::machine::plan::MachinesObserved;
 use crate::metrics::Series;
 use crate::notice::{Announcement, Severity};
 use crate::objects::{self, annotations_patch};
@@ -42,6 +44,7 @@ use crate::remediation::{Handle, Owner, Ownership};
 use crate::world::World;
 
 mod create;
+mod patient;
 
 /// Who carries out steps for whom.
 #[derive(Debug, Clone)]
@@ -54,8 +57,17 @@ pub struct Requester {
     pub holder: String,
     /// The health check as the object of events.
     pub reference: ObjectReference,
-    /// Its rules, by which a node that was read directly is judged again.
-    pub check: Arc<Check>,
+    /// Its rules, by which what was read directly is judged again.
+    pub judge: Judge,
+}
+
+/// By which rules somebody is judged again.
+#[derive(Debug, Clone)]
+pub enum Judge {
+    /// Those of a NodeHealthCheck.
+    Nodes(Arc<Check>),
+    /// Those of a MachineHealthCheck.
+    Machines(Arc<MachineCheck>),
 }
 
 impl Requester {
@@ -65,18 +77,30 @@ impl Requester {
             name: seen.check.name.clone(),
             owner: seen.owner.clone(),
             holder: seen.check.holder(),
-            reference: reference(&seen.owner),
-            check: Arc::clone(&seen.check),
+            reference: reference(&seen.owner, None),
+            judge: Judge::Nodes(Arc::clone(&seen.check)),
+        }
+    }
+
+    /// The MachineHealthCheck that was observed.
+    pub fn of_machines(seen: &MachinesObserved) -> Self {
+        let check = &seen.check;
+        Self {
+            name: check.key(),
+            owner: seen.owner.clone(),
+            holder: check.holder(),
+            reference: reference(&seen.owner, Some(&check.namespace)),
+            judge: Judge::Machines(Arc::clone(check)),
         }
     }
 }
 
 /// A health check as the object of events.
-pub fn reference(owner: &Owner) -> ObjectReference {
+pub fn reference(owner: &Owner, namespace: Option<&str>) -> ObjectReference {
     medik8s_runtime::events::reference_to(
         &owner.kind.api_version,
         &owner.kind.kind,
-        None,
+        namespace,
         &owner.name,
         Some(&owner.uid),
     )
@@ -170,7 +194,7 @@ impl Effects {
                 )
                 .await?;
                 tracing::info!(
-                    nodehealthcheck = requester.name, %remediation, "told the remediator to stop"
+                    healthcheck = requester.name, %remediation, "told the remediator to stop"
                 );
                 Ok(())
             }
@@ -272,11 +296,12 @@ impl Effects {
         let why = match cause {
             Removal::Recovered => format!("node {node} is healthy"),
             Removal::NodeGone => format!("node {node} does not exist any more"),
+            Removal::MachineGone => "its machine is not selected any more".to_owned(),
             Removal::LeftSelector => {
                 format!("node {node} is not selected by this health check any more")
             }
         };
-        tracing::info!(nodehealthcheck = requester.name, remediation = %handle, why, "deleted");
+        tracing::info!(healthcheck = requester.name, remediation = %handle, why, "deleted");
         self.recorder.normal(
             &requester.reference,
             nhc::EVENT_REMEDIATION_REMOVED,
@@ -402,7 +427,7 @@ impl Effects {
 
 fn note(requester: &Requester, step: &'static str, error: &Failure) {
     let error = error as &dyn std::error::Error;
-    tracing::debug!(nodehealthcheck = requester.name, step, error, "step failed");
+    tracing::debug!(healthcheck = requester.name, step, error, "step failed");
 }
 
 /// What is remembered of a lease.
@@ -436,9 +461,11 @@ enum Outcome {
 
 /// How a creation is named in logs.
 fn describe(creation: &Creation) -> String {
-    format!(
-        "{} for node {}",
-        creation.template.remediation_kind().kind,
-        creation.node
-    )
+    let what = if creation.machine.is_some() {
+        "machine"
+    } else {
+        "node"
+    };
+    let kind = creation.template.remediation_kind().kind;
+    format!("{kind} for {what} {}", creation.subject())
 }

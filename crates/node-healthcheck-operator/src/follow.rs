@@ -13,7 +13,7 @@ use kube::api::{Api, DynamicObject, ListParams, PartialObjectMeta};
 use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use medik8s_runtime::capabilities::{self, ServedKind};
-use medik8s_runtime::controller::{Backoff, Queue};
+use medik8s_runtime::controller::Backoff;
 use medik8s_runtime::informer::{Cache, Informer};
 use medik8s_runtime::metrics::Metrics;
 use medik8s_runtime::process::Spawner;
@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::check::ResourceKind;
 use crate::objects;
+use crate::queues::Queues;
 use crate::world::{Listing, Wakes, World};
 
 /// How often a kind that is missing or could not be read is looked at again.
@@ -52,25 +53,25 @@ struct Followed {
 pub struct Follower {
     client: Client,
     world: World,
-    queue: Queue<String>,
+    queues: Queues,
     metrics: Metrics,
     spawner: Spawner,
     followed: Arc<Mutex<BTreeMap<(Role, ResourceKind), Followed>>>,
 }
 
 impl Follower {
-    /// Folds what it sees into `world` and wakes health checks in `queue`.
+    /// Folds what it sees into `world` and wakes health checks in `queues`.
     pub fn new(
         client: Client,
         world: World,
-        queue: Queue<String>,
+        queues: Queues,
         metrics: Metrics,
         spawner: Spawner,
     ) -> Self {
         Self {
             client,
             world,
-            queue,
+            queues,
             metrics,
             spawner,
             followed: Arc::default(),
@@ -144,18 +145,12 @@ impl Follower {
             .worker("watch definitions", |stop| informer.run(stop));
     }
 
-    fn wake(&self, names: Wakes) {
-        for name in names {
-            self.queue.add(name);
-        }
-    }
-
     fn set(&self, role: Role, kind: &ResourceKind, listing: Listing, served: Option<ServedKind>) {
         let wakes = match role {
             Role::Template => self.world.set_template_listing(kind, listing, served),
             Role::Remediation => self.world.set_remediation_listing(kind, listing, served),
         };
-        self.wake(wakes);
+        self.queues.wake(wakes);
     }
 
     async fn resolve(&self, kind: &ResourceKind) -> Result<Option<ServedKind>, read::Error> {
@@ -315,7 +310,7 @@ impl Follower {
                 }
                 (Role::Template | Role::Remediation, None, None) => Wakes::new(),
             };
-            this.wake(wakes);
+            this.queues.wake(wakes);
         });
         informer
     }

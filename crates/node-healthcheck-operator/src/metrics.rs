@@ -252,3 +252,77 @@ fn labels(node: &str, remediation: &Remediation) -> (Labels, Timestamp) {
     ];
     (labels, remediation.started.0)
 }
+
+/// The series of MachineHealthChecks. They appear when these become ours for the first time.
+#[derive(Clone)]
+pub struct MachineSeries {
+    registry: Registry,
+    covered: IntGaugeVec,
+    succeeded: IntCounterVec,
+    short_circuit: IntGaugeVec,
+    /// Whether they are registered: a gate that goes on, off and on again must not register twice.
+    shown: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl MachineSeries {
+    /// Makes the series without showing them.
+    pub fn new(registry: &Registry) -> Result<Self> {
+        let labels = &["name", "namespace"];
+        Ok(Self {
+            registry: registry.clone(),
+            covered: IntGaugeVec::new(
+                Opts::new(
+                    "mapi_machinehealthcheck_nodes_covered",
+                    "Number of nodes covered by MachineHealthChecks",
+                ),
+                labels,
+            )?,
+            succeeded: IntCounterVec::new(
+                Opts::new(
+                    "mapi_machinehealthcheck_remediation_success_total",
+                    "Number of successful remediations performed by MachineHealthChecks",
+                ),
+                labels,
+            )?,
+            short_circuit: IntGaugeVec::new(
+                Opts::new(
+                    "mapi_machinehealthcheck_short_circuit",
+                    "Short circuit status for MachineHealthCheck (0=no, 1=yes)",
+                ),
+                labels,
+            )?,
+            shown: std::sync::Arc::default(),
+        })
+    }
+
+    /// Shows the series.
+    pub fn register(&self) -> Result<()> {
+        if self.shown.swap(true, std::sync::atomic::Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.registry.register(Box::new(self.covered.clone()))?;
+        self.registry.register(Box::new(self.succeeded.clone()))?;
+        self.registry.register(Box::new(self.short_circuit.clone()))
+    }
+
+    /// What a pass found.
+    pub fn show(&self, namespace: &str, name: &str, covered: usize, short_circuit: bool) {
+        let covered = i64::try_from(covered).unwrap_or(i64::MAX);
+        self.covered
+            .with_label_values(&[name, namespace])
+            .set(covered);
+        self.short_circuit
+            .with_label_values(&[name, namespace])
+            .set(i64::from(short_circuit));
+    }
+
+    /// A MachineHealthCheck is gone.
+    pub fn gone(&self, namespace: &str, name: &str) {
+        if let Err(error) = self.covered.remove_label_values(&[name, namespace]) {
+            tracing::debug!(error = &error as &dyn std::error::Error, "no such series");
+        }
+        self.short_circuit
+            .with_label_values(&[name, namespace])
+            .set(0);
+    }
+}

@@ -165,6 +165,13 @@ pub fn prune_template(object: &mut DynamicObject) {
     };
 }
 
+/// Drops what is never read of a machine.
+pub fn prune_machine(object: &mut medik8s_api::foreign::Machine) {
+    object.metadata.managed_fields = None;
+    object.metadata.annotations = None;
+    object.metadata.finalizers = None;
+}
+
 /// Drops all but identity from an object of which only the existence matters.
 pub fn prune_identity<K: Resource>(object: &mut K) {
     let meta = object.meta_mut();

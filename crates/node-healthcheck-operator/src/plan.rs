@@ -39,14 +39,14 @@ use medik8s_core::time::whole_second;
 use crate::check::{Rung, TemplateRef};
 use crate::classify::{self, Class};
 use crate::facts::Observed;
-use crate::node::NodeFacts;
+use crate::node::{MachineRef, NodeFacts};
 use crate::notice::{Announcement, Notice, Notices, Severity, Topic};
 use crate::remediation::{Handle, Ownership, Remediation};
 
 mod entries;
 mod gate;
 mod healthy;
-mod leases;
+pub(crate) mod leases;
 mod orphans;
 mod status;
 mod storm;
@@ -84,6 +84,8 @@ pub enum Removal {
     NodeGone,
     /// The node is there, but the health check does not select it any more.
     LeftSelector,
+    /// The machine is gone, or the health check does not select it any more.
+    MachineGone,
 }
 
 /// Something to do.
@@ -149,14 +151,25 @@ pub enum Step {
 /// A remediation to create.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Creation {
-    /// The node.
+    /// The node; empty for a machine that has none.
     pub node: String,
+    /// The machine, if a MachineHealthCheck asks; the remediation is named after it then.
+    pub machine: Option<MachineRef>,
     /// The template.
     pub template: TemplateRef,
     /// For how long the node lease is needed.
     pub lease: Duration,
     /// Whether the node belongs to the control plane.
     pub control_plane: bool,
+}
+
+impl Creation {
+    /// What is to be remediated: the machine, or else the node.
+    pub fn subject(&self) -> &str {
+        self.machine
+            .as_ref()
+            .map_or(self.node.as_str(), |machine| machine.name.as_str())
+    }
 }
 
 /// What to do, to say and to store.

@@ -6,8 +6,8 @@
 //! manager needs no write access to RBAC objects, with which it could make itself anything.
 
 use medik8s_runtime::rbac::{
-    EVENTS, LEADER_LEASE, METRICS_AUTH, NODE_LEASES, Rule, RuleSet, WEBHOOK_CONFIGURATIONS,
-    WEBHOOK_SECRET,
+    EVENTS, LEADER_LEASE, METRICS_AUTH, NODE_LEASES, Rule, RuleSet, TLS_PROFILE,
+    WEBHOOK_CONFIGURATIONS, WEBHOOK_SECRET,
 };
 
 /// Name of our ValidatingWebhookConfiguration in plain manifests.
@@ -60,14 +60,9 @@ const KINDS: &[Rule] = &[Rule::new(
 const OPENSHIFT: &[Rule] = &[
     Rule::new(
         &["config.openshift.io"],
-        &[
-            "clusterversions",
-            "featuregates",
-            "infrastructures",
-            "apiservers",
-        ],
+        &["clusterversions", "featuregates", "infrastructures"],
         &["get", "list", "watch"],
-        "OpenShift: upgrades, topology, feature gates, TLS profile",
+        "OpenShift: upgrades, topology, feature gates",
     ),
     Rule::new(
         &["machine.openshift.io"],
@@ -80,6 +75,18 @@ const OPENSHIFT: &[Rule] = &[
         &["machinehealthchecks"],
         &["get", "list", "watch"],
         "OpenShift: does not remediate what a MachineHealthCheck remediates",
+    ),
+    Rule::new(
+        &["machine.openshift.io"],
+        &["machinehealthchecks/status"],
+        &["get", "patch", "update"],
+        "OpenShift: reports on MachineHealthChecks, where a feature gate leaves them to us",
+    ),
+    Rule::new(
+        &["machine.openshift.io"],
+        &["machinehealthchecks/finalizers"],
+        &["update"],
+        "OpenShift: MachineHealthChecks own remediations (OwnerReferencesPermissionEnforcement)",
     ),
 ];
 
@@ -113,6 +120,7 @@ pub fn rules() -> RuleSet {
             EVENTS,
             KINDS,
             OPENSHIFT,
+            TLS_PROFILE,
             ETCD,
             METRICS_AUTH,
             OWN_WEBHOOK,

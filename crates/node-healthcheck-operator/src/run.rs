@@ -12,9 +12,10 @@ use medik8s_api::names::{lease, nhc};
 use medik8s_api::remediation::NodeHealthCheckStatus;
 use medik8s_core::backoff::Backoff;
 use medik8s_runtime::capabilities::Capability;
+use medik8s_runtime::client::Profile;
 use medik8s_runtime::clock::Clock;
 use medik8s_runtime::controller::{self, Queue};
-use medik8s_runtime::events::{REMEDIATION_PREFIX, Recorder};
+use medik8s_runtime::events::{self, REMEDIATION_PREFIX, Recorder};
 use medik8s_runtime::informer::Informer;
 use medik8s_runtime::metrics::Metrics;
 use medik8s_runtime::node_lease::NodeLeases;
@@ -25,14 +26,17 @@ use medik8s_runtime::shutdown::Shutdown;
 use medik8s_runtime::webhook::{Hook, Server};
 use medik8s_runtime::write::Writer;
 
-use crate::cluster::ClusterWatch;
+use crate::cluster::{ClusterWatch, Scene};
 use crate::controller::Controller;
 use crate::effects::{Effects, held};
 use crate::facts::HeldLease;
 use crate::follow::Follower;
 use crate::hooks::{Admission, VALIDATE};
-use crate::metrics::Series;
+use crate::machine::controller::MachineController;
+use crate::machine::gate::Gate;
+use crate::metrics::{MachineSeries, Series};
 use crate::objects::WatchedNode;
+use crate::queues::Queues;
 use crate::rbac::WEBHOOK_CONFIGURATION;
 use crate::settings::{Args, PRODUCT, Settings};
 use crate::world::{Wakes, World};
@@ -71,9 +75,21 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
     let server = Server::new(&operator.metrics, operator.clock.clone())
         .route(&VALIDATE, move |request| admission.clone().judge(request));
     operator.serve_webhooks(server);
+    operator.follow_tls_profile();
     ready_when_known(&operator.capability, &operator);
 
+    let (machine_recorder, sink) = events::recorder(
+        operator.access.client(Profile::NoRetry)?,
+        nhc::MHC_EVENT_SOURCE,
+        Writer::new(PRODUCT.name),
+        operator.clock.clone(),
+        &operator.metrics,
+    );
+    operator
+        .process
+        .service("events of machine health checks", |stop| sink.run(stop));
     let lead = Lead::new(Parts {
+        machine_recorder,
         client: operator.client.clone(),
         writer: operator.writer.clone(),
         recorder: operator.recorder.clone(),
@@ -105,8 +121,10 @@ pub struct Parts {
     pub client: Client,
     /// Writes while we lead.
     pub writer: Writer,
-    /// Events.
+    /// Events about NodeHealthChecks.
     pub recorder: Recorder,
+    /// Events about MachineHealthChecks, which have another source.
+    pub machine_recorder: Recorder,
     /// Time.
     pub clock: Clock,
     /// Metrics.
@@ -125,6 +143,8 @@ pub struct Parts {
 /// that an earlier leader wrote.
 pub struct Lead {
     controller: Arc<Controller>,
+    machines: Arc<MachineController>,
+    queues: Queues,
     cluster: ClusterWatch,
     metrics: Metrics,
     spawner: Spawner,
@@ -136,13 +156,13 @@ impl Lead {
         let world = World::default();
         let guard_quorum = parts.guard_control_plane_quorum;
         world.edit_cluster(|cluster| cluster.guard_quorum = guard_quorum);
-        let queue = Queue::with_debounce(
-            "nodehealthcheck",
-            BACKOFF,
-            DEBOUNCE,
-            parts.clock.clone(),
-            &parts.metrics,
-        );
+        let queue = |name| {
+            Queue::with_debounce(name, BACKOFF, DEBOUNCE, parts.clock.clone(), &parts.metrics)
+        };
+        let queues = Queues {
+            checks: queue("nodehealthcheck"),
+            machine_checks: queue("machinehealthcheck"),
+        };
         let effects = Effects {
             leases: NodeLeases::new(
                 parts.client.clone(),
@@ -158,12 +178,24 @@ impl Lead {
             series: Series::new(parts.metrics.registry())?,
             creating: Arc::default(),
         };
+        let machines = MachineController {
+            world: world.clone(),
+            effects: Effects {
+                recorder: parts.machine_recorder.prefixed(REMEDIATION_PREFIX),
+                ..effects.clone()
+            },
+            queue: queues.machine_checks.clone(),
+            series: MachineSeries::new(parts.metrics.registry())?,
+        };
+        let controller = Controller {
+            world,
+            effects,
+            queue: queues.checks.clone(),
+        };
         Ok(Self {
-            controller: Arc::new(Controller {
-                world,
-                effects,
-                queue,
-            }),
+            controller: Arc::new(controller),
+            machines: Arc::new(machines),
+            queues,
             cluster: parts.cluster,
             metrics: parts.metrics,
             spawner: parts.spawner,
@@ -172,31 +204,52 @@ impl Lead {
 
     /// Works until `stop`.
     pub async fn run(self, stop: Shutdown) -> anyhow::Result<()> {
-        let (world, queue) = (self.controller.world.clone(), self.controller.queue.clone());
-        let follower = Follower::new(
+        let (client, world) = (
             self.controller.effects.client.clone(),
+            &self.controller.world,
+        );
+        let follower = Follower::new(
+            client.clone(),
             world.clone(),
-            queue.clone(),
+            self.queues.clone(),
             self.metrics.clone(),
             self.spawner.clone(),
         );
         follower.watch_definitions();
         self.watch_checks(&follower);
         self.watch_nodes();
-        if !self
-            .cluster
-            .follow(&world, &queue, &self.metrics, &self.spawner, &stop)
-            .await
-            || !self.find_leases(&stop).await
-        {
+        let scene = Scene {
+            world: world.clone(),
+            queues: self.queues.clone(),
+            metrics: self.metrics.clone(),
+            spawner: self.spawner.clone(),
+            gate: Gate {
+                client,
+                world: world.clone(),
+                queues: self.queues.clone(),
+                metrics: self.metrics.clone(),
+                spawner: self.spawner.clone(),
+                follower,
+                series: self.machines.series.clone(),
+                state: Arc::default(),
+            },
+        };
+        if !self.cluster.follow(&scene, &stop).await || !self.find_leases(&stop).await {
             return Ok(());
         }
-        wake(&queue, world.check_names());
-        let reconcile = |name: String, _failures| {
+        self.queues.wake(world.check_names());
+        let nodes = |name: String, _failures| {
             let controller = Arc::clone(&self.controller);
             async move { controller.reconcile(name).await }
         };
-        controller::run(&queue, WORKERS, reconcile, &stop).await;
+        let machines = |key: String, _failures| {
+            let controller = Arc::clone(&self.machines);
+            async move { controller.reconcile(key).await }
+        };
+        tokio::join!(
+            controller::run(&self.queues.checks, WORKERS, nodes, &stop),
+            controller::run(&self.queues.machine_checks, WORKERS, machines, &stop),
+        );
         Ok(())
     }
 
@@ -207,7 +260,7 @@ impl Lead {
             watcher::Config::default(),
             &self.metrics,
         );
-        let (world, queue) = (self.controller.world.clone(), self.controller.queue.clone());
+        let (world, queues) = (self.controller.world.clone(), self.queues.clone());
         let (follower, series) = (follower.clone(), self.controller.effects.series.clone());
         informer.on_change(move |change| {
             let wakes = match (&change.new, &change.old) {
@@ -234,7 +287,7 @@ impl Lead {
             if !wakes.is_empty() {
                 follower.adjust();
             }
-            wake(&queue, wakes);
+            queues.wake(wakes);
         });
         self.spawner
             .worker("watch health checks", |stop| informer.run(stop));
@@ -249,7 +302,7 @@ impl Lead {
         )
         .prune(|_| {});
         let cache = informer.cache();
-        let (world, queue) = (self.controller.world.clone(), self.controller.queue.clone());
+        let (world, queues) = (self.controller.world.clone(), self.queues.clone());
         let series = self.controller.effects.series.clone();
         informer.on_change(move |change| {
             let Some(object) = change.object() else {
@@ -258,16 +311,16 @@ impl Lead {
             let name = object.facts.name.clone();
             let new = change.new.as_ref().map(|node| Arc::clone(&node.facts));
             let gone = new.is_none();
-            wake(&queue, world.put_node(&name, new.as_ref()));
+            queues.wake(world.put_node(&name, new.as_ref()));
             if gone {
                 series.node_gone(&name, &world.statuses());
             }
         });
-        let (world, queue) = (self.controller.world.clone(), self.controller.queue.clone());
+        let (world, queues) = (self.controller.world.clone(), self.queues.clone());
         self.spawner.worker("watch nodes", |stop| async move {
             let listed = async {
                 if cache.synced(&stop).await {
-                    wake(&queue, world.nodes_are_known());
+                    queues.wake(world.nodes_are_known());
                 }
                 std::future::pending::<()>().await;
             };
@@ -308,13 +361,7 @@ impl Lead {
     }
 }
 
-fn wake(queue: &Queue<String>, names: Wakes) {
-    for name in names {
-        queue.add(name);
-    }
-}
-
-/// Leases of node health checks, by holder and node.
+/// Leases of health checks, by holder and node.
 fn by_holder(
     leases: &[k8s_openapi::api::coordination::v1::Lease],
 ) -> BTreeMap<String, BTreeMap<String, HeldLease>> {
@@ -323,7 +370,11 @@ fn by_holder(
         let Some(holder) = one.spec.as_ref().and_then(medik8s_core::lease::holder) else {
             continue;
         };
-        if !holder.starts_with(lease::NODE_HEALTH_CHECK_HOLDER_PREFIX) {
+        let prefixes = [
+            lease::NODE_HEALTH_CHECK_HOLDER_PREFIX,
+            lease::MACHINE_HEALTH_CHECK_HOLDER_PREFIX,
+        ];
+        if !prefixes.iter().any(|prefix| holder.starts_with(prefix)) {
             continue;
         }
         // The object's name is in lower case; its owner has the node's name as it is.

@@ -22,7 +22,7 @@ use medik8s_api::NodeHealthCheck;
 use medik8s_api::remediation::NodeHealthCheckStatus;
 use medik8s_runtime::capabilities::ServedKind;
 
-use crate::check::{Check, Problem, ResourceKind, TemplateRef};
+use crate::check::{Check, Problem, ResourceKind};
 use crate::facts::{Cluster, HeldLease, MachineHealthChecks, Refused};
 use crate::node::NodeFacts;
 use crate::notice::{Announcement, Ledger, Notices};
@@ -30,12 +30,14 @@ use crate::objects::TemplateFacts;
 use crate::remediation::{Owner, Remediation};
 
 mod kinds;
+mod machines;
 mod observe;
 
 pub use kinds::{KindState, Listing};
+pub use machines::KnownMachines;
 pub use observe::Seen;
 
-/// Names of health checks to wake.
+/// Health checks to wake: a NodeHealthCheck by its name, a MachineHealthCheck as `namespace/name`.
 pub type Wakes = BTreeSet<String>;
 
 /// A health check as stored and as parsed.
@@ -65,6 +67,7 @@ struct State {
     ledgers: BTreeMap<String, Ledger>,
     waiting_for_control_plane: BTreeSet<String>,
     cluster: Cluster,
+    machines: machines::Machines,
 }
 
 impl World {
@@ -131,7 +134,12 @@ impl World {
     pub fn nodes_are_known(&self) -> Wakes {
         let mut state = self.lock();
         state.nodes_known = true;
-        state.checks.keys().cloned().collect()
+        state
+            .checks
+            .keys()
+            .chain(state.machines.checks.keys())
+            .cloned()
+            .collect()
     }
 
     /// Takes in a change of a node.
@@ -161,6 +169,7 @@ impl World {
                 selects(old) || selects(new) || is_involved(known, name)
             })
             .map(|(name, _)| name.clone())
+            .chain(state.machines.with_node(name))
             .collect()
     }
 
@@ -283,7 +292,12 @@ impl World {
             .values()
             .filter_map(|known| known.parsed.as_ref().ok())
             .flat_map(|check| check.templates().cloned().collect::<Vec<_>>());
+        let of_machines = state
+            .machines
+            .active()
+            .filter_map(|(_, known)| known.parsed.as_ref().ok()?.template.clone());
         templates
+            .chain(of_machines)
             .map(|template| (template.kind.clone(), template.remediation_kind()))
             .unzip()
     }
@@ -345,12 +359,4 @@ pub fn owner_of(object: &NodeHealthCheck) -> Owner {
         name: object.metadata.name.clone().unwrap_or_default(),
         uid: object.metadata.uid.clone().unwrap_or_default(),
     }
-}
-
-/// Whether a template is used by a parsed health check.
-fn uses(known: &Known, template: &TemplateRef) -> bool {
-    known
-        .parsed
-        .as_ref()
-        .is_ok_and(|check| check.templates().any(|used| used == template))
 }

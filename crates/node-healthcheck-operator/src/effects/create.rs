@@ -14,24 +14,23 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
 use kube::api::{Api, DynamicObject, ListParams};
-use medik8s_api::foreign::Machine;
 use medik8s_api::names::nhc;
 use medik8s_api::names::openshift::ETCD_NAMESPACE;
 use medik8s_core::etcd::{self, Budget};
 use medik8s_core::lease::{self, Incident};
-use medik8s_core::node::Exclusion;
 use medik8s_runtime::node_lease::LeaseError;
 use medik8s_runtime::read;
 use medik8s_runtime::write::Created;
 use serde_json::Value;
 
+use super::patient::Patient;
 use super::{Effects, Outcome, Requester, describe, held, note, retry_at};
 use crate::check::{ResourceKind, TemplateRef};
-use crate::classify::{Class, classify};
 use crate::error::Failure;
 use crate::facts::{Refusal, Refused};
-use crate::node::{MachineRef, NodeFacts};
-use crate::objects::{self, WatchedNode};
+use crate::machine::MACHINE_API;
+use crate::node::NodeFacts;
+use crate::objects;
 use crate::plan::{Creation, RETRY};
 use crate::remediation::{
     Blueprint, Ownership, Remediation, build, derived_name, supports_multiple_templates,
@@ -71,11 +70,11 @@ impl Effects {
             let name = &requester.name;
             let (why, wait) = match self.create(requester, creation, &mut batch).await {
                 Ok(Outcome::Created) => {
-                    self.world.clear_refusal(name, &creation.node);
+                    self.world.clear_refusal(name, creation.subject());
                     continue;
                 }
                 Ok(Outcome::Refused(why)) => {
-                    tracing::info!(nodehealthcheck = name, %why, "did not create {}", describe(creation));
+                    tracing::info!(healthcheck = name, %why, "did not create {}", describe(creation));
                     let wait = wait_after(&why);
                     (why, wait)
                 }
@@ -95,7 +94,7 @@ impl Effects {
                 why,
                 retry_at: retry_at(self.clock.now(), wait),
             };
-            self.world.refuse(name, &creation.node, refused);
+            self.world.refuse(name, creation.subject(), refused);
         }
         failed
     }
@@ -117,46 +116,48 @@ impl Effects {
                 "template {template} is gone"
             )));
         };
-        let Some(node) = self.live_node(&creation.node).await? else {
-            return refused(Refusal::NodeChanged("the node is gone".to_owned()));
+        let patient = match self.patient(requester, creation).await? {
+            Ok(patient) => patient,
+            Err(why) => return refused(why),
         };
-        if let Some(why) = self.no_longer_wanted(requester, &node) {
-            return refused(Refusal::NodeChanged(why));
-        }
         let namespace = served.namespaced.then(|| template.namespace.clone());
         let existing = self.listed(&kind, namespace, batch).await?;
         if let Some(found) = existing
             .iter()
-            .find(|one| one.node() == node.name && one.is_from(template))
+            .find(|one| patient.is_of(one, template))
             .cloned()
         {
             self.learn(&found).await?;
             return refused(Refusal::AlreadyThere(found.handle().to_string()));
         }
-        if node.is_control_plane()
-            && let Some(why) = self.control_plane_forbids(&node, batch).await?
-        {
-            return refused(why);
+        if let Some(node) = &patient.node {
+            if node.is_control_plane()
+                && let Some(why) = self.control_plane_forbids(node, batch).await?
+            {
+                return refused(why);
+            }
+            let under_way = existing_for(batch, &node.name);
+            if let Some(why) = self
+                .take_lease(requester, creation, node, under_way)
+                .await?
+            {
+                return refused(why);
+            }
         }
-        if let Some(why) = self
-            .take_lease(requester, creation, &node, existing_for(batch, &node.name))
-            .await?
-        {
-            return refused(why);
-        }
-        let machine = self.machine(&node, template).await?;
-        let name = if supports_multiple_templates(&object) {
-            derived_name(&requester.owner.uid, template, &node.name)
-        } else {
-            node.name.clone()
-        };
-        let machine_kind = ResourceKind::new("machine.openshift.io/v1beta1", "Machine");
+        let machine = self.owner_machine(&patient, template).await?;
+        let machine_kind = ResourceKind::new(MACHINE_API, "Machine");
         let blueprint = Blueprint {
             template,
             object: &object,
-            node: &node.name,
-            name,
-            control_plane: node.is_control_plane(),
+            node: &patient.node_name,
+            name: match &patient.machine {
+                Some((machine, _)) => machine.name.clone(),
+                None if supports_multiple_templates(&object) => {
+                    derived_name(&requester.owner.uid, template, &patient.node_name)
+                }
+                None => patient.node_name.clone(),
+            },
+            control_plane: patient.is_labelled(),
             owner: &requester.owner,
             machine: machine
                 .as_ref()
@@ -166,17 +167,18 @@ impl Effects {
             let why = format!("template {template} has no spec.template");
             return refused(Refusal::TemplateChanged(why));
         };
-        self.post(requester, creation, &kind, &new, batch).await
+        self.post(requester, &patient, template, &new, batch).await
     }
 
     async fn post(
         &self,
         requester: &Requester,
-        creation: &Creation,
-        kind: &ResourceKind,
+        patient: &Patient,
+        template: &TemplateRef,
         new: &DynamicObject,
         batch: &mut Batch,
     ) -> Result<Outcome, Failure> {
+        let kind = &template.remediation_kind();
         let namespace = new.metadata.namespace.clone().unwrap_or_default();
         let api = self
             .api(kind, &namespace)
@@ -194,22 +196,21 @@ impl Effects {
         }
         // A name that is taken by a remediation of ours for this node and template is the answer to
         // a create whose outcome was lost.
-        let ours = found.ownership(&requester.owner) == Ownership::Ours
-            && found.node() == creation.node
-            && found.is_from(&creation.template);
+        let ours =
+            found.ownership(&requester.owner) == Ownership::Ours && patient.is_of(&found, template);
         if !is_new && !ours {
             return Ok(Outcome::Refused(Refusal::AlreadyThere(
                 found.handle().to_string(),
             )));
         }
         tracing::info!(
-            nodehealthcheck = requester.name, node = creation.node, remediation = %found.handle(),
+            healthcheck = requester.name, node = patient.node_name, remediation = %found.handle(),
             "created"
         );
         self.recorder.normal(
             &requester.reference,
             nhc::EVENT_REMEDIATION_CREATED,
-            &format!("Created remediation object for node {}", creation.node),
+            &format!("Created remediation object for {}", patient.describe()),
         );
         Ok(Outcome::Created)
     }
@@ -229,33 +230,6 @@ impl Effects {
         let found = read::get_opt(&api, &template.name).await?;
         batch.templates.insert(template.clone(), found.clone());
         Ok(found)
-    }
-
-    /// The node as it is now.
-    async fn live_node(&self, name: &str) -> Result<Option<NodeFacts>, Failure> {
-        let api: Api<WatchedNode> = Api::all(self.client.clone());
-        let node = read::get_opt(&api, name).await?;
-        Ok(node.map(|node| (*node.facts).clone()))
-    }
-
-    /// S13: what was cached may be old, for example after an outage of the API server.
-    fn no_longer_wanted(&self, requester: &Requester, node: &NodeFacts) -> Option<String> {
-        let check = &requester.check;
-        if !check.selects(node) {
-            return Some("the node is not selected any more".to_owned());
-        }
-        if node.exclusion() == Exclusion::Excluded {
-            return Some("the node is excluded".to_owned());
-        }
-        match classify(&check.rules, &node.conditions, self.clock.now()) {
-            Class::Matching { .. } if self.world.machine_health_checks().look_after(node) => {
-                Some("a MachineHealthCheck looks after the node".to_owned())
-            }
-            Class::Matching { .. } => None,
-            Class::Soon { .. } | Class::NotMatching => {
-                Some("the node's conditions have changed".to_owned())
-            }
-        }
     }
 
     /// All remediations of a kind, in a namespace or everywhere, as they are now.
@@ -393,23 +367,6 @@ impl Effects {
             }
             Err(error @ LeaseError::Api { .. }) => Err(error.into()),
         }
-    }
-
-    /// The node's Machine, if it lives beside the template. One that does not exist is no obstacle.
-    async fn machine(
-        &self,
-        node: &NodeFacts,
-        template: &TemplateRef,
-    ) -> Result<Option<(MachineRef, String)>, Failure> {
-        let Some(machine) = &node.machine else {
-            return Ok(None);
-        };
-        if machine.namespace != template.namespace {
-            return Ok(None);
-        }
-        let api: Api<Machine> = Api::namespaced(self.client.clone(), &machine.namespace);
-        let found = read::get_metadata_opt(&api, &machine.name).await?;
-        Ok(found.and_then(|found| Some((machine.clone(), found.metadata.uid?))))
     }
 }
 

@@ -44,7 +44,7 @@ impl<'a> Draft<'a> {
 /// When a lease is to be renewed; `None` is now.
 ///
 /// At once if it belongs to an earlier node of the same name: garbage collection would take it.
-fn renewal(
+pub(crate) fn renewal(
     held: &HeldLease,
     node_uid: &str,
     wanted: std::time::Duration,
@@ -65,7 +65,7 @@ fn renewal(
 
 /// When a remediation has held its lease for too long: three times what it was expected to take,
 /// after the time of the earlier steps.
-pub(super) fn overdue_from(held: &HeldLease, rung: &Rung) -> Option<Timestamp> {
+pub(crate) fn overdue_from(held: &HeldLease, rung: &Rung) -> Option<Timestamp> {
     let limit = rung
         .expected()
         .saturating_mul(3)

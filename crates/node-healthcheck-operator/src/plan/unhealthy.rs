@@ -343,6 +343,7 @@ impl<'a> Draft<'a> {
         }
         self.step(Step::Create(Creation {
             node: node.name.clone(),
+            machine: None,
             template: rung.template.clone(),
             lease: rung.expected().saturating_add(LEASE_BUFFER),
             control_plane,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use medik8s_runtime::capabilities::ServedKind;
 
-use super::{State, Wakes, World, is_involved, older_version, uses};
+use super::{State, Wakes, World, is_involved, older_version};
 use crate::check::{ResourceKind, TemplateRef};
 use crate::objects::TemplateFacts;
 use crate::remediation::{Handle, Remediation};
@@ -120,11 +120,7 @@ impl World {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         };
-        let used = state
-            .checks
-            .iter()
-            .filter(|(_, known)| uses(known, &template));
-        used.map(|(name, _)| name.clone()).collect()
+        users(&state, |used| *used == template)
     }
 
     /// Takes in a remediation, from a watch or from an answer to a write of ours.
@@ -247,17 +243,22 @@ fn turn<T>(entry: &mut KindState<T>, listing: Listing, served: Option<ServedKind
 }
 
 fn users(state: &State, is_used: impl Fn(&TemplateRef) -> bool) -> Wakes {
-    state
-        .checks
-        .iter()
-        .filter(|(_, known)| {
-            known
-                .parsed
-                .as_ref()
-                .is_ok_and(|check| check.templates().any(&is_used))
-        })
-        .map(|(name, _)| name.clone())
-        .collect()
+    let checks = state.checks.iter().filter(|(_, known)| {
+        known
+            .parsed
+            .as_ref()
+            .is_ok_and(|check| check.templates().any(&is_used))
+    });
+    let of_machines = state.machines.active().filter(|(_, known)| {
+        known
+            .parsed
+            .as_ref()
+            .is_ok_and(|check| check.template.as_ref().is_some_and(&is_used))
+    });
+    let names = checks
+        .map(|(name, _)| name)
+        .chain(of_machines.map(|(key, _)| key));
+    names.cloned().collect()
 }
 
 /// The health checks that a remediation concerns: its owners, and those that track its node and use
@@ -273,6 +274,13 @@ fn concerned<'a>(state: &State, versions: impl IntoIterator<Item = &'a Remediati
                 wakes.insert(owner.name.clone());
             }
         }
+        let of_machines = state.machines.active().filter(|(_, known)| {
+            known.parsed.as_ref().is_ok_and(|check| {
+                let template = check.template.as_ref();
+                template.is_some_and(|one| one.remediation_kind() == remediation.kind)
+            })
+        });
+        wakes.extend(of_machines.map(|(key, _)| key.clone()));
         let in_the_way = state.checks.iter().filter(|(_, known)| {
             is_involved(known, remediation.node())
                 && known.parsed.as_ref().is_ok_and(|check| {

@@ -71,7 +71,7 @@ impl World {
 impl State {
     /// An object that we created and that no watch has shown for long was deleted while no watch
     /// ran. Should it exist after all, the direct read before a creation finds it.
-    fn drop_unconfirmed(&mut self, now: Timestamp) {
+    pub(super) fn drop_unconfirmed(&mut self, now: Timestamp) {
         for entry in self.remediations.values_mut() {
             if entry.unconfirmed.is_empty() || entry.listing != Listing::Known {
                 continue;
@@ -177,7 +177,7 @@ impl State {
 
     /// A remediation counts for the control plane by its label, or by its node: those of
     /// MachineHealthChecks and of people have no label.
-    fn control_plane(&self) -> ControlPlane {
+    pub(super) fn control_plane(&self) -> ControlPlane {
         let mut found = ControlPlane::default();
         for node in self.nodes.values().filter(|node| node.is_control_plane()) {
             found.total += 1;
@@ -197,7 +197,7 @@ impl State {
         found
     }
 
-    fn template_state(&self, template: &TemplateRef) -> TemplateState {
+    pub(super) fn template_state(&self, template: &TemplateRef) -> TemplateState {
         let Some(entry) = self.templates.get(&template.kind) else {
             return TemplateState::Unknown(format!("template {template} has not been read yet"));
         };
@@ -265,7 +265,7 @@ impl State {
         }
     }
 
-    fn why_unknown(&self, kind: &ResourceKind) -> Option<String> {
+    pub(super) fn why_unknown(&self, kind: &ResourceKind) -> Option<String> {
         match self.remediations.get(kind).map(|entry| &entry.listing) {
             None | Some(Listing::Pending) => Some(format!(
                 "remediations of kind {kind} have not been listed yet"

@@ -153,7 +153,16 @@ impl Lab {
             &metrics,
         );
         process.service("events", |stop| sink.run(stop));
+        let (machine_recorder, sink) = events::recorder(
+            self.api.client_as("events"),
+            "MachineHealthCheck",
+            Writer::new("nhc"),
+            self.clock.clone(),
+            &metrics,
+        );
+        process.service("machine events", |stop| sink.run(stop));
         let lead = Lead::new(Parts {
+            machine_recorder,
             client: client.clone(),
             writer: Writer::new("nhc"),
             recorder,

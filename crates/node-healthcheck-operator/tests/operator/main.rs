@@ -5,6 +5,7 @@
 mod crash;
 mod kinds;
 mod lab;
+mod machines;
 mod requests;
 mod safety;
 mod stories;

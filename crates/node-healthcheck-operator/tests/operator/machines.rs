@@ -1,0 +1,341 @@
+//! OpenShift: MachineHealthChecks, upgrades, etcd, owners.
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use medik8s_api::foreign::{
+    ClusterVersion, ClusterVersionSpec, FeatureGate, FeatureGateSpec, Infrastructure, Machine,
+    MachineHealthCheck, MachineSpec,
+};
+use medik8s_core::conditions::Status;
+use medik8s_testing::build::{NodeExt, node};
+use serde_json::{Value, json};
+
+use super::lab::*;
+
+const MACHINES: &str = "openshift-machine-api";
+
+/// A lab on OpenShift with the Machine API.
+fn openshift(nodes: usize) -> Lab {
+    let lab = Lab::new(nodes);
+    lab.api.add_namespace(MACHINES);
+    lab.api.add_namespace("openshift-etcd");
+    lab.api.add_kind::<Machine>();
+    lab.api.add_kind::<MachineHealthCheck>();
+    // This version is what tells that there is a Machine API.
+    let plural = "controlplanemachinesets";
+    lab.api.add_dynamic_kind(
+        "machine.openshift.io/v1",
+        "ControlPlaneMachineSet",
+        plural,
+        true,
+    );
+    lab.api.put(&read::<Infrastructure>(json!({
+        "metadata": {"name": "cluster"}, "status": {"controlPlaneTopology": "HighlyAvailable"},
+    })));
+    lab.api.put(&version(false));
+    lab.api.put(&gates(false));
+    lab
+}
+
+fn read<K: serde::de::DeserializeOwned>(value: Value) -> K {
+    let mut value = value;
+    for (field, text) in [("apiVersion", "x/v1"), ("kind", "X")] {
+        value[field] = json!(text);
+    }
+    serde_json::from_value(value).unwrap()
+}
+
+fn version(progressing: bool) -> ClusterVersion {
+    let status = if progressing { "True" } else { "False" };
+    let mut version = ClusterVersion::new("version", ClusterVersionSpec::default());
+    version.status = serde_json::from_value(json!({
+        "desired": {"version": "4.20"}, "conditions": [{"type": "Progressing", "status": status}],
+    }))
+    .unwrap();
+    version
+}
+
+fn gates(ours: bool) -> FeatureGate {
+    let list = json!([{"name": "MachineAPIOperatorDisableMachineHealthCheckController"}]);
+    let field = if ours { "enabled" } else { "disabled" };
+    let mut gates = FeatureGate::new("cluster", FeatureGateSpec::default());
+    gates.status =
+        serde_json::from_value(json!({"featureGates": [{"version": "4.20", field: list}]}))
+            .unwrap();
+    gates
+}
+
+fn machine_check(lab: &Lab, conditions: Value) {
+    let mut check = MachineHealthCheck::new(
+        "mhc",
+        serde_json::from_value(json!({
+            "selector": {}, "unhealthyConditions": conditions,
+            "remediationTemplate": {"apiVersion": API, "kind": "FooTemplate", "name": "foo"},
+        }))
+        .unwrap(),
+    );
+    check.metadata.namespace = Some(MACHINES.to_owned());
+    lab.api.put(&check);
+    lab.api.put_value(json!({
+        "apiVersion": API, "kind": "FooTemplate", "metadata": {"name": "foo", "namespace": MACHINES},
+        "spec": {"template": {"spec": {}}},
+    }));
+}
+
+fn put_machine(lab: &Lab, name: &str, node: Option<&str>, phase: &str) {
+    let mut machine = Machine::new(name, MachineSpec::default());
+    machine.metadata.namespace = Some(MACHINES.to_owned());
+    machine.status = serde_json::from_value(json!({
+        "phase": phase, "nodeRef": node.map(|name| json!({"name": name})),
+        "lastUpdated": "2026-03-04T12:00:00Z",
+    }))
+    .unwrap();
+    lab.api.put(&machine);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_custom_machine_health_check_disables_until_it_is_gone() {
+    let lab = openshift(3);
+    lab.put_check("nhc", single());
+    machine_check(
+        &lab,
+        json!([{"type": "Ready", "status": "False", "timeout": "5m"}]),
+    );
+    let _operator = lab.start();
+    lab.until("disabled", 5, |lab| lab.phase("nhc") == "Disabled")
+        .await;
+    assert!(
+        lab.reason("nhc")
+            .contains("ConflictingMachineHealthCheckDetected")
+    );
+    lab.break_node("w1");
+    lab.seconds(10).await;
+    assert!(lab.remediations().is_empty());
+    lab.api.delete::<MachineHealthCheck>(Some(MACHINES), "mhc");
+    lab.until("enabled", 5, |lab| lab.phase("nhc") == "Remediating")
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_postpones() {
+    let lab = openshift(3);
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.until("enabled", 5, |lab| lab.phase("nhc") == "Enabled")
+        .await;
+    lab.api.put(&version(true));
+    lab.break_node("w1");
+    lab.until("postponed", 10, |lab| {
+        lab.reason("nhc").contains("is being upgraded")
+    })
+    .await;
+    assert_eq!(
+        (lab.status("nhc").observed_nodes, lab.remediations().len()),
+        (Some(0), 0)
+    );
+    lab.until("told", 5, |lab| lab.told("RemediationSkipped") == 1)
+        .await;
+    lab.api.put(&version(false));
+    lab.until("at once", 2, |lab| lab.names("Foo") == ["w1"])
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unsupported_topology_disables() {
+    let lab = openshift(3);
+    lab.api
+        .update::<Infrastructure>(None, "cluster", |cluster| {
+            cluster.status.as_mut().unwrap().control_plane_topology =
+                Some("DualReplica".to_owned());
+        });
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.until("disabled", 5, |lab| lab.phase("nhc") == "Disabled")
+        .await;
+    assert!(
+        lab.reason("nhc")
+            .contains("topology DualReplica is not supported")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn etcd_is_asked_before_a_control_plane_node_is_remediated() {
+    for (allowed, guard_ready, created) in [
+        (1, "True", true),
+        (0, "True", false),
+        (0, "Unknown", false),
+        (0, "False", true),
+    ] {
+        let lab = openshift(0);
+        for name in ["cp1", "cp2", "cp3"] {
+            lab.api
+                .put(&node(name).control_plane().ready(lab.ago(3600)));
+        }
+        let selector = json!({"matchLabels": {"node-role.kubernetes.io/control-plane": ""}});
+        lab.put_check("nhc", with(single(), "selector", selector));
+        let mut budget: PodDisruptionBudget = serde_json::from_value(json!({
+            "metadata": {"name": "etcd-guard-pdb", "namespace": "openshift-etcd"},
+            "spec": {"selector": {"matchLabels": {"app": "guard"}}},
+        }))
+        .unwrap();
+        budget.status = serde_json::from_value(json!({
+            "disruptionsAllowed": allowed, "currentHealthy": 3, "desiredHealthy": 2, "expectedPods": 3,
+        }))
+        .unwrap();
+        lab.api.put(&budget);
+        let guard: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "guard", "namespace": "openshift-etcd", "labels": {"app": "guard"}},
+            "spec": {"nodeName": "cp1", "containers": []},
+            "status": {"conditions": [{"type": "Ready", "status": guard_ready}]},
+        }))
+        .unwrap();
+        lab.api.put(&guard);
+        let _operator = lab.start();
+        lab.seconds(1).await;
+        lab.set_ready("cp1", Status::Unknown);
+        lab.seconds(10).await;
+        assert_eq!(
+            lab.names("Foo").len(),
+            usize::from(created),
+            "{allowed} {guard_ready}"
+        );
+        if !created {
+            assert!(
+                lab.reason("nhc").contains("etcd guard: LiveMember"),
+                "{}",
+                lab.reason("nhc")
+            );
+            assert!(lab.leases().is_empty(), "refused before the lease is taken");
+            lab.api.update::<PodDisruptionBudget>(
+                Some("openshift-etcd"),
+                "etcd-guard-pdb",
+                |budget| budget.status.as_mut().unwrap().disruptions_allowed = 1,
+            );
+            lab.until("asked again", 70, |lab| lab.names("Foo").len() == 1)
+                .await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_machine_of_a_node_owns_its_remediation_if_it_lives_beside() {
+    let lab = openshift(3);
+    lab.put_check("nhc", single());
+    let machine = |name: &str, namespace: &str| {
+        let mut machine = Machine::new(name, MachineSpec::default());
+        machine.metadata.namespace = Some(namespace.to_owned());
+        lab.api.put(&machine);
+    };
+    machine("m1", NAMESPACE);
+    machine("m2", MACHINES);
+    for (name, reference) in [
+        ("w1", format!("{NAMESPACE}/m1")),
+        ("w2", format!("{MACHINES}/m2")),
+        ("w3", format!("{NAMESPACE}/missing")),
+    ] {
+        lab.api
+            .update::<k8s_openapi::api::core::v1::Node>(None, name, |node| {
+                let annotations = node.metadata.annotations.get_or_insert_default();
+                annotations.insert("machine.openshift.io/machine".to_owned(), reference.clone());
+            });
+    }
+    let _operator = lab.start();
+    for (name, owners) in [("w1", 2), ("w2", 1), ("w3", 1)] {
+        lab.break_node(name);
+        lab.until("created", 10, |lab| lab.names("Foo") == [name])
+            .await;
+        let found = lab.remediation("Foo", name).unwrap();
+        assert_eq!(
+            found["metadata"]["ownerReferences"]
+                .as_array()
+                .unwrap()
+                .len(),
+            owners,
+            "{name}"
+        );
+        lab.heal_node(name);
+        lab.until("healed", 10, |lab| lab.names("Foo").is_empty())
+            .await;
+    }
+}
+
+fn names(lab: &Lab) -> Vec<String> {
+    use kube::ResourceExt;
+    lab.api
+        .list::<Foo>()
+        .iter()
+        .filter(|one| one.namespace().as_deref() == Some(MACHINES))
+        .map(ResourceExt::name_any)
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn machine_health_checks_are_worked_on_when_the_gate_says_so() {
+    let lab = openshift(3);
+    for number in 1..=3 {
+        put_machine(
+            &lab,
+            &format!("m{number}"),
+            Some(&format!("w{number}")),
+            "Running",
+        );
+    }
+    machine_check(
+        &lab,
+        json!([{"type": "Ready", "status": "Unknown", "timeout": "3s"}]),
+    );
+    let operator = lab.start();
+    lab.seconds(1).await;
+    lab.break_node("w1");
+    lab.seconds(10).await;
+    assert!(
+        names(&lab).is_empty(),
+        "the platform's own controller works on it"
+    );
+    assert!(!operator.metrics.text().unwrap().contains("mapi_"));
+    lab.api.put(&gates(true));
+    lab.until("created", 5, |lab| names(lab) == ["m1"]).await;
+    let found = lab.api.get::<Foo>(Some(MACHINES), "m1").unwrap().metadata;
+    assert_eq!(found.annotations.unwrap()[NODE_NAME], "w1");
+    assert_eq!(found.owner_references.unwrap().len(), 2);
+    assert_eq!(
+        lab.leases(),
+        [("node-w1".to_owned(), "MachineHealthCheck-mhc".to_owned())]
+    );
+    let status = || {
+        lab.api
+            .get::<MachineHealthCheck>(Some(MACHINES), "mhc")
+            .unwrap()
+            .status
+            .unwrap()
+    };
+    assert_eq!(
+        (status().current_healthy, status().expected_machines),
+        (Some(2), Some(3))
+    );
+    let text = operator.metrics.text().unwrap();
+    assert!(text.contains(
+        "mapi_machinehealthcheck_nodes_covered{name=\"mhc\",namespace=\"openshift-machine-api\"} 3"
+    ));
+    // Off and on again.
+    lab.api.put(&gates(false));
+    lab.seconds(2).await;
+    lab.heal_node("w1");
+    lab.seconds(5).await;
+    assert_eq!(names(&lab), ["m1"]);
+    lab.api.put(&gates(true));
+    lab.until("let go", 5, |lab| {
+        names(lab).is_empty() && lab.leases().is_empty()
+    })
+    .await;
+    // A machine that failed before it had a node.
+    put_machine(&lab, "m4", None, "Failed");
+    lab.until("created without a node", 5, |lab| names(lab) == ["m4"])
+        .await;
+    let found = lab.api.get::<Foo>(Some(MACHINES), "m4").unwrap().metadata;
+    assert_eq!(found.annotations.unwrap()[NODE_NAME], "");
+    assert!(lab.leases().is_empty(), "no node, no lease");
+    lab.api.remove::<Machine>(Some(MACHINES), "m4");
+    lab.until("gone with its machine", 5, |lab| names(lab).is_empty())
+        .await;
+}
