@@ -40,6 +40,8 @@ use super::tell::{self, Tale};
 mod ordered;
 mod removing;
 mod starting;
+#[cfg(test)]
+mod tests;
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
