@@ -126,6 +126,11 @@ fn w6_a_restart_of_the_peers_during_an_outage_costs_nothing() {
         world.all_peers(Peer::ApiError);
         world.run(secs(300));
         assert_eq!(world.reset_at, None, "restart {begin} s into the cycle");
+        let expired = world.count(|command| *command == Command::Tell(Notice::PermitExpired));
+        assert_eq!(
+            expired, 0,
+            "restart {begin} s into the cycle: not even for a moment"
+        );
     }
 }
 
@@ -393,4 +398,37 @@ fn w3_a_single_worker_fences_itself_only_where_that_is_wanted() {
     world.cut();
     world.run(secs(300));
     assert!(rebooted(&world) <= t_ok.plus(secs(90 + 10)));
+}
+
+#[test]
+fn an_order_that_is_read_after_the_permit_has_no_last_words() {
+    // Shortening the timeout would ping, and nothing says how long ago the last feed was.
+    let mut world = World::with_workers(&["a"]);
+    world.device.as_mut().unwrap().timeout = 60;
+    world.start();
+    world.run(secs(60));
+    let t_ok = world.state().last_direct_proof().unwrap();
+    world.cut();
+    world.run(t_ok.plus(secs(95)).since(world.now));
+    world.api = Api::Up;
+    world.orders.push(order("u1", Some("boot-1")));
+    world.run(secs(20));
+    assert!(world.state().fencing().is_some());
+    assert_eq!(
+        world.count(|command| *command == Command::Starve { shorten: false }),
+        1
+    );
+    assert_eq!(world.last_words, None);
+}
+
+#[test]
+fn a_process_that_stood_still_is_not_isolated() {
+    // Without watchdog only software resets the node, and no check has failed.
+    let mut world = World::with_workers(&["a"]);
+    world.device = None;
+    world.start();
+    world.run(secs(60));
+    world.hang(secs(300));
+    world.run(secs(600));
+    assert_eq!(world.reset_at, None);
 }
