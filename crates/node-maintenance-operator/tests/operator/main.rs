@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod admission;
+mod contention;
 mod crash;
 mod drain;
 mod lab;

@@ -3,7 +3,8 @@
 //! Texts hold no counters that change while nothing happens (attempts, seconds left), so that an
 //! unchanged situation gives an unchanged status.
 
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
+use medik8s_core::time::whole_second;
 
 use super::{
     Budget, Key, Machine, Round,
@@ -211,5 +212,5 @@ impl Entry {
 
 /// A moment in whole seconds, for people.
 fn seconds(time: Timestamp) -> Timestamp {
-    time.round(Unit::Second).unwrap_or(time)
+    whole_second(time).0
 }
