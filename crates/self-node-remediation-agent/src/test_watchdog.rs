@@ -61,9 +61,12 @@ impl WatchdogHost for SocketWatchdogs {
         if path != Path::new(PATH) {
             return Err(DeviceError::Missing);
         }
-        let stream = UnixStream::connect(&self.socket).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => DeviceError::Missing,
-            _ => failed("connect to the test watchdog", error),
+        let stream = UnixStream::connect(&self.socket).map_err(|error| {
+            if error.kind() == io::ErrorKind::NotFound {
+                DeviceError::Missing
+            } else {
+                failed("connect to the test watchdog", error)
+            }
         })?;
         let limit = |error| failed("limit the wait for the test watchdog", error);
         stream.set_read_timeout(Some(ANSWER)).map_err(limit)?;
