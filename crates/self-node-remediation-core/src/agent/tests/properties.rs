@@ -80,7 +80,10 @@ fn play(world: &mut World, event: &Event) {
                 world.start();
             }
         }
-        Event::Hang(seconds) => world.hang(secs(*seconds)),
+        Event::Hang(seconds) => {
+            world.hang(secs(*seconds));
+            world.resume();
+        }
         Event::AddNode(index) => {
             let name = NAMES[*index];
             if !world.nodes.iter().any(|known| known.name == node(name)) {

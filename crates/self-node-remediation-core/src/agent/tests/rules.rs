@@ -429,6 +429,7 @@ fn a_process_that_stood_still_is_not_isolated() {
     world.start();
     world.run(secs(60));
     world.hang(secs(300));
+    world.resume();
     world.run(secs(600));
     assert_eq!(world.reset_at, None);
 }

@@ -119,8 +119,8 @@ impl Cluster {
         visible.map(|(_, order)| order.clone()).collect()
     }
 
-    /// One second: what X would hear if it asked now, watches, slow reads, and every fifth second the manager.
-    fn second(&mut self) {
+    /// What X would hear if it asked now, after watches and slow reads.
+    fn refresh(&mut self) {
         let list = self.visible();
         let now = self.x.now;
         self.x.orders = list.clone();
@@ -150,6 +150,11 @@ impl Cluster {
             };
             self.x.peers.insert(name.clone(), said);
         }
+    }
+
+    /// One second, and every fifth the manager.
+    fn second(&mut self) {
+        self.refresh();
         self.x.run(secs(1));
         if self.x.now.since_boot().as_secs().is_multiple_of(5) {
             self.manage();
@@ -368,6 +373,8 @@ fn play(cluster: &mut Cluster, event: &Event) {
                     }
                 }
             }
+            cluster.refresh();
+            cluster.x.resume();
         }
         Event::ManagerDown(down) => {
             if let Some(manager) = &mut cluster.manager {

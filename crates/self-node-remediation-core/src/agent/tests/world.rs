@@ -476,6 +476,13 @@ impl World {
         self.pass(duration, true);
     }
 
+    /// The loop goes on after it hung: its timer is overdue.
+    pub(super) fn resume(&mut self) {
+        if self.reset_at.is_none() {
+            self.give(Evidence::Tick);
+        }
+    }
+
     /// Nobody answers any more.
     pub(super) fn cut(&mut self) {
         self.api = Api::Down;
