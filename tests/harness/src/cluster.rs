@@ -55,7 +55,7 @@ pub struct Cluster {
     kubelets: JoinHandle<()>,
     started_in: Duration,
     /// Removed when the cluster goes.
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
 }
 
 impl Cluster {
@@ -132,7 +132,7 @@ impl Cluster {
             happenings,
             kubelets,
             started_in: Duration::ZERO,
-            _temporary: temporary,
+            temporary,
         };
         cluster.wait_until_usable().await?;
         cluster.started_in = begin.elapsed();
@@ -262,6 +262,14 @@ impl Cluster {
     /// The running containers, to be killed.
     pub fn containers(&self) -> Containers {
         Containers(self.machines.values().cloned().collect())
+    }
+
+    /// Leaves its files behind, for a look at the logs; the next run removes them.
+    pub fn keep_files(&mut self) -> &Path {
+        if let Some(temporary) = &mut self.temporary {
+            temporary.disable_cleanup(true);
+        }
+        &self.folder
     }
 
     /// Ends all processes.

@@ -26,14 +26,14 @@ use crate::{Cluster, Options, images::Programs, machine::NodeSpec};
 pub use report::{Narrator, Phases};
 
 /// How the story is told.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Telling {
     /// Give the manager a safe time that is too short: the story must end in a failure.
     pub broken: bool,
     /// `kill -9` each manager at a random moment.
     pub chaos: bool,
-    /// Only this part, after the installation.
-    pub only: Option<Chapter>,
+    /// Only these parts, after the installation; all when empty.
+    pub only: Vec<Chapter>,
 }
 
 /// A part of the story.
@@ -72,7 +72,7 @@ pub async fn cluster(folder: Option<std::path::PathBuf>) -> anyhow::Result<Clust
 /// Tells the story on a fresh cluster; the durations of its phases.
 pub async fn tell(
     cluster: &Cluster,
-    telling: Telling,
+    telling: &Telling,
     narrator: &Narrator,
 ) -> anyhow::Result<Phases> {
     let mut phases = Phases::default();
@@ -84,7 +84,7 @@ pub async fn tell(
         .chaos
         .then(|| chaos::Chaos::start(cluster, narrator));
 
-    let told = |chapter| telling.only.is_none_or(|only| only == chapter);
+    let told = |chapter| telling.only.is_empty() || telling.only.contains(&chapter);
     if told(Chapter::Maintenance) {
         narrator.chapter("Maintenance: a node with 20 pods is drained and given back");
         maintenance::maintain(cluster, narrator, &mut phases).await?;

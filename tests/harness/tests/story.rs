@@ -1,5 +1,10 @@
 //! The demo's own scenario, with its asserts, as a test.
 
+#![expect(
+    clippy::print_stdout,
+    reason = "a test without the standard runner reports by itself"
+)]
+
 use std::process::ExitCode;
 
 use medik8s_harness::{
@@ -12,10 +17,11 @@ fn main() -> ExitCode {
         return code;
     }
     medik8s_harness::run(async || {
-        let cluster = story::cluster(None).await?;
-        let told = story::tell(&cluster, Telling::default(), &Narrator::new()).await;
-        if let Ok(phases) = &told {
-            phases.print();
+        let mut cluster = story::cluster(None).await?;
+        let told = story::tell(&cluster, &Telling::default(), &Narrator::new()).await;
+        match &told {
+            Ok(phases) => phases.print(),
+            Err(_) => println!("logs: {}/logs", cluster.keep_files().display()),
         }
         cluster.stop().await;
         told.map(drop)

@@ -24,9 +24,9 @@ struct Args {
     /// Leave the cluster up at the end, until it is interrupted.
     #[arg(long)]
     keep: bool,
-    /// Tell only this part, after the installation.
+    /// Tell only these parts, after the installation.
     #[arg(long)]
-    only: Option<Chapter>,
+    only: Vec<Chapter>,
 }
 
 fn main() -> ExitCode {
@@ -49,7 +49,13 @@ fn main() -> ExitCode {
         only: args.only,
     };
     medik8s_harness::run(async || {
-        let told = demo(telling, args.keep, &door, folder.path().to_owned()).await;
+        let told = demo(&telling, args.keep, &door, folder.path().to_owned()).await;
+        if told.is_err() {
+            say(&format!(
+                "\nLogs, until the next run: {}/logs",
+                folder.keep().display()
+            ));
+        }
         say(&match &told {
             Ok(passed) => passed.clone(),
             Err(error) => format!("DEMO FAILED {error:#}"),
@@ -60,7 +66,7 @@ fn main() -> ExitCode {
 
 /// Tells the story; the last line of a good end.
 async fn demo(
-    telling: Telling,
+    telling: &Telling,
     keep: bool,
     door: &Door,
     folder: PathBuf,

@@ -5,16 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
 
 use super::{
     Narrator, Phases, Telling, install,
-    observe::{Observer, Step},
+    observe::{Observer, Step, judge},
     tamper,
 };
-use crate::{Cluster, network::Cut, wait, writers};
+use crate::{Cluster, network::Cut, writers};
 
 /// Noticing a silent node takes 14 to 22 s, the order a few more, the safe time is 85 s, and Kubernetes
 /// collects the pods of an out-of-service node every 20 s; a new leader after a kill needs 17 s.
@@ -24,7 +24,7 @@ const RETURN_LIMIT: Duration = Duration::from_secs(90);
 
 pub(super) async fn fail_over(
     cluster: &Cluster,
-    telling: Telling,
+    telling: &Telling,
     narrator: &Narrator,
     phases: &mut Phases,
 ) -> anyhow::Result<()> {
@@ -34,7 +34,7 @@ pub(super) async fn fail_over(
         "waiting until all nodes are a minute old (quorum membership)",
         waited.elapsed(),
     );
-    let (victim, ledger) = home_of_the_ledger(cluster).await?;
+    let (victim, ledger) = install::home_of_the_ledger(cluster).await?;
     let lives = writers::lives(&writers::read(&cluster.writers_log())?);
     ensure!(
         lives.len() == 1,
@@ -77,8 +77,9 @@ pub(super) async fn fail_over(
     ];
     let freed = observer.until(&steps, RELEASE_LIMIT).await;
     // The judge goes first: an overlap is the worst that can happen and explains what else is missing.
-    judge(cluster, &narrator)?;
+    judge(cluster)?;
     freed?;
+    show(cluster, &narrator)?;
     let failover = since(&observer, Step::RunningElsewhere, cut)?;
     let reset = since(&observer, Step::Reset, cut)?;
     let released = since(&observer, Step::PodsDeleted, cut)?;
@@ -96,7 +97,8 @@ pub(super) async fn fail_over(
             RETURN_LIMIT,
         )
         .await?;
-    judge(cluster, &narrator)?;
+    let lives = judge(cluster)?;
+    ensure!(lives.len() == 2, "the ledger has run {} times", lives.len());
 
     phases.failover = Some(failover);
     phases.add(
@@ -120,18 +122,9 @@ pub(super) async fn fail_over(
     Ok(())
 }
 
-/// From what the writers wrote, not from what the API says.
-fn judge(cluster: &Cluster, narrator: &Narrator) -> anyhow::Result<()> {
-    let lines = writers::read(&cluster.writers_log())?;
-    if let Some(overlap) = writers::overlaps(&lines).first() {
-        bail!(
-            "two copies of the ledger ran at once: on {} and on {}, for {:.1} s",
-            overlap.earlier.node,
-            overlap.later.node,
-            overlap.length.as_secs_f64()
-        );
-    }
-    if let [first, second] = writers::lives(&lines).as_slice() {
+/// What the log of the ledger shows.
+fn show(cluster: &Cluster, narrator: &Narrator) -> anyhow::Result<()> {
+    if let [first, second] = judge(cluster)?.as_slice() {
         let gap = second.first.saturating_sub(first.last);
         narrator.say(&format!(
             "the ledger's own log: {} lines on {}, then nobody for {:.1} s, then {}: never two at once",
@@ -149,22 +142,6 @@ fn since(observer: &Observer<'_>, step: Step, cut: Instant) -> anyhow::Result<Du
         .at(step)
         .with_context(|| format!("never seen: {}", step.text()))?;
     Ok(at.saturating_duration_since(cut))
-}
-
-/// Node and UID of the ledger's pod.
-async fn home_of_the_ledger(cluster: &Cluster) -> anyhow::Result<(String, String)> {
-    let pods: Api<Pod> = Api::namespaced(cluster.admin(), "ledger");
-    wait::until("the ledger to run", Duration::from_secs(20), async || {
-        let pod = pods.get("ledger-0").await?;
-        let running = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref())
-            == Some("Running");
-        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-        Ok(node.zip(pod.uid()).filter(|_| running))
-    })
-    .await
 }
 
 /// The log of the agent that runs on a node.

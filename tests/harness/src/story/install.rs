@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Node};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Node, Pod},
+};
 use kube::{Api, ResourceExt, api::ListParams};
 use medik8s_api::names::snr;
 use self_node_remediation_core::announcement::Announcement;
@@ -25,7 +28,7 @@ pub(super) const OPERATORS: [&str; 3] = [
 /// Returns how long it took until every agent was armed.
 pub(super) async fn install(
     cluster: &Cluster,
-    telling: Telling,
+    telling: &Telling,
     narrator: &Narrator,
 ) -> anyhow::Result<Duration> {
     let begin = Instant::now();
@@ -68,13 +71,14 @@ pub(super) async fn install(
     )
     .await?;
     cluster.apply_text(WRITER).await?;
+    home_of_the_ledger(cluster).await?;
     armed(cluster, Duration::ZERO).await?;
     narrator.event("one agent per node is running, each has armed the watchdog of its node");
     Ok(begin.elapsed())
 }
 
 /// In the control run the agents are far more patient than the manager will be made to believe.
-fn config(telling: Telling) -> String {
+fn config(telling: &Telling) -> String {
     if telling.broken {
         CONFIG.replace("maxApiErrorThreshold: 3", "maxApiErrorThreshold: 20")
     } else {
@@ -123,6 +127,11 @@ pub(super) async fn armed(cluster: &Cluster, age: Duration) -> anyhow::Result<()
                     .get(snr::ANNOUNCED_ANNOTATION)
                     .with_context(|| format!("{name} has announced nothing"))?;
                 let said: Announcement = said.parse().with_context(|| format!("{name}: {said}"))?;
+                let boot = cluster.machine(&name)?.boot_id();
+                ensure!(
+                    said.boot.as_str() == boot,
+                    "{name} has announced nothing in this boot"
+                );
                 ensure!(said.armed, "{name} is not armed");
                 ensure!(said.bound.is_some(), "{name} has no bound");
                 ensure!(
@@ -141,4 +150,20 @@ pub(super) async fn armed(cluster: &Cluster, age: Duration) -> anyhow::Result<()
 /// As [`armed`], with every member old enough to count for a quorum.
 pub(super) async fn quorate(cluster: &Cluster) -> anyhow::Result<()> {
     armed(cluster, MEMBER_AGE).await
+}
+
+/// Node and UID of the ledger's pod.
+pub(super) async fn home_of_the_ledger(cluster: &Cluster) -> anyhow::Result<(String, String)> {
+    let pods: Api<Pod> = Api::namespaced(cluster.admin(), "ledger");
+    wait::until("the ledger to run", Duration::from_secs(20), async || {
+        let pod = pods.get("ledger-0").await?;
+        let running = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref())
+            == Some("Running");
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+        Ok(node.zip(pod.uid()).filter(|_| running))
+    })
+    .await
 }

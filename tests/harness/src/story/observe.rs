@@ -24,6 +24,7 @@ use crate::{
     cluster::{is_ready, ready_status},
     machine::{Cause, Happening, What},
     watchdog::Signal,
+    writers::{self, Life},
 };
 
 /// The steps of a failover; each is seen once.
@@ -143,7 +144,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// What the machines say.
+    /// What the machines and the ledger say.
     fn hear(&mut self) -> anyhow::Result<()> {
         while let Ok(Happening { node, at, what }) = self.happenings.try_recv() {
             match what {
@@ -162,6 +163,7 @@ impl<'a> Observer<'a> {
                 What::Watchdog(_) | What::Booted | What::Started { .. } | What::Ended { .. } => {}
             }
         }
+        judge(self.cluster)?;
         for line in self.log.lines() {
             if line.contains("failed to check api server") {
                 self.see(Step::ContactLost, "");
@@ -266,6 +268,20 @@ impl<'a> Observer<'a> {
             }
         }
     }
+}
+
+/// The lives of the ledger from what its processes wrote, not from what the API says; an error when two
+/// of them ran at once.
+pub(super) fn judge(cluster: &Cluster) -> anyhow::Result<Vec<Life>> {
+    let lines = writers::read(&cluster.writers_log())?;
+    if let Some(overlap) = writers::overlaps(&lines).first() {
+        bail!(
+            "two copies of the ledger ran at once: on {} and on {}",
+            overlap.earlier.node,
+            overlap.later.node
+        );
+    }
+    Ok(writers::lives(&lines))
 }
 
 /// New lines of a growing file.
