@@ -105,6 +105,7 @@ pub async fn run(parts: Parts, inbox: Receiver) -> Result<(), DriverError> {
         tasks: JoinSet::new(),
         asking: None,
         recorded: true,
+        stepped: BootInstant::ZERO,
         watchdog_lost: false,
         ends: false,
     };
@@ -120,6 +121,8 @@ struct Driver {
     asking: Option<(u64, AbortHandle)>,
     /// Whether the state folder has what the state has.
     recorded: bool,
+    /// When the rules were asked last.
+    stepped: BootInstant,
     /// The watchdog refuses to be fed and does not reset the machine either.
     watchdog_lost: bool,
     ends: bool,
@@ -134,8 +137,8 @@ impl Driver {
         self.step(Evidence::Tick)?;
         while !self.ends {
             self.show();
-            let now = self.now();
-            let wake = self.wake(now)?.since(now);
+            // Counted from the latest step: what has fallen due since then wakes at once.
+            let wake = self.wake()?.since(self.now());
             tokio::select! {
                 input = inbox.recv() => self.take(input.ok_or(DriverError::Inbox)?)?,
                 Some(_ended) = self.tasks.join_next() => {}
@@ -153,9 +156,9 @@ impl Driver {
         Ok(())
     }
 
-    fn wake(&self, now: BootInstant) -> Result<BootInstant, DriverError> {
+    fn wake(&self) -> Result<BootInstant, DriverError> {
         let state = self.state.as_ref().ok_or(DriverError::State)?;
-        let rules = next_wake(&self.parts.rules, state, now);
+        let rules = next_wake(&self.parts.rules, state, self.stepped);
         let limit = self.parts.rules.timing.api_server_timeout();
         Ok(self
             .questions
@@ -263,6 +266,7 @@ impl Driver {
 
     fn step(&mut self, evidence: Evidence) -> Result<(), DriverError> {
         let now = self.now();
+        self.stepped = now;
         let state = self.state.take().ok_or(DriverError::State)?;
         let (state, commands) = step(&self.parts.rules, state, evidence, now, rand::random());
         self.state = Some(state);
@@ -271,7 +275,8 @@ impl Driver {
     }
 
     fn perform(&mut self, commands: Vec<Command>) {
-        let mut may_publish = true;
+        // Not either while an earlier batch could not be recorded and its failure is still to be reported.
+        let mut may_publish = self.recorded;
         for command in commands {
             match command {
                 Command::Record(record) => may_publish = self.record(&record),

@@ -7,9 +7,10 @@
 //! # Protocol
 //! * The loop calls [`step`] for each piece of evidence and at [`next_wake`]. `chance` is a fresh random number.
 //! * Commands are carried out in their order; those that reach outside report their outcome as evidence later.
-//!   [`Command::Record`] is carried out at once, by an atomic rename under `/run`. If it fails, [`Evidence::RecordFailed`]
-//!   is reported and every [`Command::PublishAnnouncement`] and [`Command::PublishStoppedFeeding`] of the same batch is
-//!   left out: both may only follow what is recorded.
+//!   [`Command::Record`] is carried out at once, by an atomic rename under `/run`. If it fails, every
+//!   [`Command::PublishAnnouncement`] and [`Command::PublishStoppedFeeding`] is left out until a record has succeeded,
+//!   in the same batch and in later ones: both may only follow what is recorded. After a pause, so that trying again
+//!   does not turn without one, [`Evidence::RecordFailed`] is reported.
 //! * A process begins with [`State::restore`] once it holds the lock of the state folder.
 //!
 //! # Guarantees
@@ -323,11 +324,22 @@ enum Watchdog {
     Armed {
         timeout: u64,
         can_disarm: bool,
-        asked_timeout: bool,
+        wish: Wish,
     },
     Absent,
     Disarming,
     Disarmed,
+}
+
+/// What became of the wish for another timeout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Wish {
+    /// The device was not asked yet.
+    Open,
+    /// The device was asked to take this and has not answered.
+    Asked(u64),
+    /// The device has answered, or there is nothing to ask.
+    Done,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -518,11 +530,6 @@ pub fn step(
         first: Vec::new(),
         rest: Vec::new(),
     };
-    if evidence == Evidence::RecordFailed {
-        // Trying again at once would turn without pause; the next step does.
-        step.record_failed();
-        return (step.state, Vec::new());
-    }
     step.absorb(evidence);
     step.drive();
     step.finish()
@@ -543,7 +550,8 @@ struct Step<'a> {
 impl Step<'_> {
     fn absorb(&mut self, evidence: Evidence) {
         match evidence {
-            Evidence::Tick | Evidence::RecordFailed => {}
+            Evidence::Tick => {}
+            Evidence::RecordFailed => self.record_failed(),
             Evidence::ApiRead {
                 check,
                 started,
@@ -640,9 +648,10 @@ impl Step<'_> {
         let limit = self.limit();
         if limit != self.state.feed_until {
             self.state.feed_until = limit;
-            if let Some(until) = limit {
-                self.first.push(Command::FeedUntil(until));
-            }
+            // What was permitted before is taken back as well: a device that is being opened in this moment must not be
+            // fed by whoever opens it.
+            self.first
+                .push(Command::FeedUntil(limit.unwrap_or(BootInstant::ZERO)));
         }
     }
 

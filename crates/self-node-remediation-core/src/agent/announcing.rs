@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Notice, Step, Watchdog};
+use super::{Command, Notice, Step, Watchdog, Wish};
 use crate::announcement::Announcement;
 use crate::ids::BootId;
 use crate::permit::{NoElectorate, Terms};
@@ -94,8 +94,19 @@ struct Pending {
 }
 
 impl Announcing {
-    /// What an earlier process of this boot had announced and was announcing. Its outcome is unknown.
-    pub(super) fn restore(in_force: Option<InForce>, pending: Option<InForce>) -> Self {
+    /// What an earlier process of this boot had announced and was announcing. The outcome of the latter is unknown, so it
+    /// may still take effect late.
+    pub(super) fn restore(
+        in_force: Option<InForce>,
+        pending: Option<InForce>,
+        quiet_until: BootInstant,
+        now: BootInstant,
+    ) -> Self {
+        let quiet_until = if pending.is_some() {
+            quiet_until.max(now.plus(LATE_WRITE))
+        } else {
+            quiet_until
+        };
         let pending = pending.map(|value| Pending {
             value,
             sent: None,
@@ -105,8 +116,14 @@ impl Announcing {
         Self {
             in_force,
             pending,
+            quiet_until,
             ..Self::default()
         }
+    }
+
+    /// Before this moment a request without known outcome may still take effect.
+    pub(super) const fn quiet_until(&self) -> BootInstant {
+        self.quiet_until
     }
 
     /// What is in force.
@@ -121,6 +138,14 @@ impl Announcing {
 
     fn both(&self) -> impl Iterator<Item = &InForce> {
         self.in_force().into_iter().chain(self.pending())
+    }
+
+    /// The shortest watchdog timeout with which the manager may count; `None`: it counts on none.
+    pub(super) fn least_armed_wd(&self) -> Option<u64> {
+        self.both()
+            .filter(|value| value.armed)
+            .map(|value| value.wd)
+            .min()
     }
 
     /// Whether the manager may count on this node resetting itself.
@@ -204,12 +229,13 @@ impl Step<'_> {
         };
         let (armed, wd) = match state.watchdog {
             Watchdog::NotTried | Watchdog::Opening => (now.armed, now.wd),
-            Watchdog::Armed {
-                timeout,
-                asked_timeout,
-                ..
-            } => {
-                let larger = self.settings.watchdog_timeout.filter(|_| !asked_timeout);
+            Watchdog::Armed { timeout, wish, .. } => {
+                // What the device was asked to take stays announced until it has answered.
+                let larger = match wish {
+                    Wish::Open => self.settings.watchdog_timeout,
+                    Wish::Asked(asked) => Some(asked),
+                    Wish::Done => None,
+                };
                 (true, timeout.max(larger.unwrap_or_default()))
             }
             Watchdog::Absent => (self.settings.software_reboot, 0),

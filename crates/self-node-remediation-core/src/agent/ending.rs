@@ -21,7 +21,11 @@ impl Step<'_> {
                 false
             }
         };
-        let disarm = !successor && pod_deleted && can_disarm;
+        // Nor is "disarmed" said by a node that is fencing itself or about which an order is known: the manager would hold
+        // for ever what is being reset right now.
+        let own = self.settings.own.node.as_str();
+        let ordered = self.state.fencing.is_some() || self.state.knowledge.has_order_about(own, "");
+        let disarm = !successor && pod_deleted && can_disarm && !ordered;
         let deadline = self.now.plus(if disarm {
             TIME_TO_DISARM
         } else {

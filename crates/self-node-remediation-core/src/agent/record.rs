@@ -38,6 +38,9 @@ pub struct Recorded {
     pub in_force: Option<InForce>,
     /// The announcement that may be in force.
     pub pending: Option<InForce>,
+    /// Before this moment a request without known outcome may still take effect.
+    #[serde(default)]
+    pub quiet_until: BootInstant,
 }
 
 /// Fencing that has begun.
@@ -67,7 +70,12 @@ impl State {
         state.permit = record.permit;
         state.errors = record.errors;
         state.knowledge = record.knowledge.clone();
-        state.announcing = Announcing::restore(record.in_force.clone(), record.pending.clone());
+        state.announcing = Announcing::restore(
+            record.in_force.clone(),
+            record.pending.clone(),
+            record.quiet_until,
+            now,
+        );
         state.rounds.at_once = record.contact && stale;
         let wd = record.in_force.as_ref().map_or(0, |value| value.wd);
         state.fencing = record.fencing.clone().map(|fencing| Fencing {
@@ -138,6 +146,7 @@ impl Step<'_> {
             knowledge: state.knowledge.clone(),
             in_force: state.announcing.in_force().cloned(),
             pending: state.announcing.pending().cloned(),
+            quiet_until: state.announcing.quiet_until(),
         }
     }
 }

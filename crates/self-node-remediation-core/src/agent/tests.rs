@@ -5,5 +5,6 @@ mod control_plane;
 mod properties;
 mod restart;
 mod rules;
+mod seams;
 mod together;
 mod world;

@@ -4,7 +4,8 @@ use super::{Settings, State, nodes};
 use crate::permit::Base;
 use crate::time::BootInstant;
 
-/// The next moment at which time alone changes something; always after `now`.
+/// The next moment at which time alone changes something; always after `now`, the moment of the latest [`super::step`].
+/// Asked with a later one it would leave out what has fallen due in between, until something else wakes.
 pub fn next_wake(settings: &Settings, state: &State, now: BootInstant) -> BootInstant {
     let timing = &settings.timing;
     let check = match state.check.running {

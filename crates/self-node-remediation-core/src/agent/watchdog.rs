@@ -1,6 +1,6 @@
 //! Opening the watchdog and setting its timeout.
 
-use super::{Command, LastWords, Notice, Step, Watchdog};
+use super::{Command, LastWords, Notice, Step, Watchdog, Wish};
 
 impl Step<'_> {
     /// Opens the device if that is allowed: opening counts as feeding, so it needs a valid permit (H12), which no
@@ -8,39 +8,37 @@ impl Step<'_> {
     pub(super) fn drive_watchdog(&mut self) {
         let has_permit = self.has_permit();
         let wanted = self.settings.watchdog_timeout;
-        let Some(in_force) = self.state.announcing.in_force() else {
+        if self.state.announcing.in_force().is_none() {
             return;
-        };
+        }
+        let least = self.state.announcing.least_armed_wd();
         match &mut self.state.watchdog {
             watchdog @ Watchdog::NotTried => {
                 if !self.state.contact || !has_permit || self.state.ending.is_some() {
                     return;
                 }
-                if in_force.armed && in_force.wd == 0 {
+                if least == Some(0) {
                     // The bound that the manager knows has no watchdog in it. A device found now would lengthen it by an
                     // unknown timeout; it is used after the next boot, or when this bound has been taken back.
                     *watchdog = Watchdog::Absent;
                     return;
                 }
                 // Longer than announced only after an announcement (H2); see the branch below.
-                let set_timeout =
-                    wanted.filter(|timeout| !in_force.armed || *timeout <= in_force.wd);
+                let set_timeout = wanted.filter(|timeout| least.is_none_or(|wd| *timeout <= wd));
                 *watchdog = Watchdog::Opening;
                 self.rest.push(Command::OpenWatchdog { set_timeout });
             }
             Watchdog::Armed {
                 timeout,
-                asked_timeout,
+                wish: wish @ Wish::Open,
                 ..
-            } if !*asked_timeout => {
-                let pending = self.state.announcing.pending();
+            } => {
                 let Some(wanted) = wanted.filter(|wanted| wanted != timeout) else {
                     return;
                 };
-                let announced =
-                    in_force.wd >= wanted && pending.is_none_or(|pending| pending.wd >= wanted);
-                if has_permit && (wanted < *timeout || announced || !in_force.armed) {
-                    *asked_timeout = true;
+                let announced = least.is_none_or(|wd| wd >= wanted);
+                if has_permit && (wanted < *timeout || announced) {
+                    *wish = Wish::Asked(wanted);
                     self.rest.push(Command::SetWatchdogTimeout(wanted));
                 }
             }
@@ -55,16 +53,12 @@ impl Step<'_> {
     pub(super) fn opened(&mut self, timeout: u64, can_disarm: bool) {
         let wanted = self.settings.watchdog_timeout;
         // What the driver made of the wish is final; a wish that was held back comes later.
-        let asked_timeout = wanted.is_none_or(|wanted| {
-            self.state
-                .announcing
-                .in_force()
-                .is_none_or(|in_force| !in_force.armed || wanted <= in_force.wd)
-        });
+        let least = self.state.announcing.least_armed_wd();
+        let granted = wanted.is_none_or(|wanted| least.is_none_or(|wd| wanted <= wd));
         self.state.watchdog = Watchdog::Armed {
             timeout,
             can_disarm,
-            asked_timeout,
+            wish: if granted { Wish::Done } else { Wish::Open },
         };
         self.rest.push(Command::Tell(Notice::Armed { timeout }));
         if self.state.fencing.is_some() {
@@ -83,14 +77,9 @@ impl Step<'_> {
     }
 
     pub(super) fn timeout_set(&mut self, new: u64) {
-        if let Watchdog::Armed {
-            timeout,
-            asked_timeout,
-            ..
-        } = &mut self.state.watchdog
-        {
+        if let Watchdog::Armed { timeout, wish, .. } = &mut self.state.watchdog {
             *timeout = new;
-            *asked_timeout = true;
+            *wish = Wish::Done;
         }
     }
 

@@ -297,6 +297,18 @@ impl Remediator {
             Phase::FencingCompleted | Phase::Unknown(_) => Vec::new(),
         };
         let nodes = Api::<Node>::all(self.client.clone());
+        let forms_quorum = seen.remediation.phase == Phase::PreRebootCompleted
+            && seen
+                .times
+                .as_ref()
+                .is_none_or(|times| times.quorum.is_none());
+        if forms_quorum {
+            // A copy that lags may still have a node that the announced table has no more: its acknowledgement would
+            // count although it has no vote there (H16).
+            let listed =
+                read::list_metadata_dated(&nodes, &ListParams::default(), read::DEADLINE).await?;
+            seen.peers = listed.items.iter().filter_map(peer).collect();
+        }
         let Some(node) = read::get_opt(&nodes, name.as_str()).await? else {
             return Ok(());
         };

@@ -64,6 +64,9 @@ pub(super) struct World {
     pub(super) diagnostics: bool,
     pub(super) record: Option<Recorded>,
     pub(super) run_is_writable: bool,
+    recorded: bool,
+    /// When the rules were asked last: what they want to be woken for is later than that.
+    stepped: BootInstant,
     /// The annotation of our Node.
     pub(super) announced: Option<Announcement>,
     pub(super) last_words: Option<StoppedFeeding>,
@@ -182,6 +185,8 @@ impl World {
             diagnostics: true,
             record: None,
             run_is_writable: true,
+            recorded: true,
+            stepped: BootInstant::ZERO,
             announced: None,
             last_words: None,
             feed_until: BootInstant::ZERO,
@@ -227,15 +232,12 @@ impl World {
             return;
         };
         self.chance = mix(self.chance);
+        self.stepped = self.now;
         let (state, commands) = step(&self.settings, state, evidence, self.now, self.chance);
         self.state = Some(state);
-        let mut recorded = true;
         for command in commands {
             self.log.push((self.now, command.clone()));
-            self.carry_out(command, &mut recorded);
-        }
-        if !recorded {
-            self.give(Evidence::RecordFailed);
+            self.carry_out(command);
         }
     }
 
@@ -245,14 +247,17 @@ impl World {
             .push((self.now.plus(after), self.sequence, Due::Evidence(evidence)));
     }
 
-    fn carry_out(&mut self, command: Command, recorded: &mut bool) {
+    fn carry_out(&mut self, command: Command) {
         let soon = Duration::from_millis(20);
         match command {
             Command::Record(record) => {
                 if self.run_is_writable {
                     self.record = Some(*record);
+                    self.recorded = true;
                 } else {
-                    *recorded = false;
+                    // The agent hears of it a second later, and publishes nothing until it has been recorded.
+                    self.recorded = false;
+                    self.later(secs(1), Evidence::RecordFailed);
                 }
             }
             Command::FeedUntil(until) => {
@@ -371,7 +376,7 @@ impl World {
                 sequence,
                 announcement,
             } => {
-                if !*recorded {
+                if !self.recorded {
                     return;
                 }
                 if self.api != Api::Down {
@@ -382,7 +387,7 @@ impl World {
             }
             Command::PublishStoppedFeeding(words) => {
                 assert!(self.starved, "last words while something feeds");
-                if *recorded && self.api != Api::Down {
+                if self.recorded && self.api != Api::Down {
                     self.last_words = Some(words);
                 }
             }
@@ -431,7 +436,7 @@ impl World {
             let wake = self
                 .state
                 .as_ref()
-                .map_or(end, |state| next_wake(&self.settings, state, self.now));
+                .map_or(end, |state| next_wake(&self.settings, state, self.stepped));
             let next = if hung {
                 end
             } else {
