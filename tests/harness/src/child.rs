@@ -17,13 +17,14 @@ use std::{
         fd::AsFd as _,
         unix::{net::UnixStream, process::CommandExt as _},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
 use nix::{
+    mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
     sys::{prctl, signal::Signal},
     time::{ClockId, clock_gettime},
@@ -114,6 +115,7 @@ fn run(spec: Spec) -> anyhow::Result<()> {
     }
     let nothing = File::open("/dev/null")?;
     if let Some(root) = spec.root {
+        furnish(&root).context("furnish the scratch root")?;
         chroot(&root).context("change the root")?;
         std::env::set_current_dir("/")?;
     }
@@ -134,6 +136,35 @@ fn run(spec: Spec) -> anyhow::Result<()> {
             socket,
         } => crate::relay::serve_outside(&listen, &announce, &socket),
     }
+}
+
+/// What every container runtime puts into a root: `/proc` and the harmless devices.
+fn furnish(root: &Path) -> anyhow::Result<()> {
+    const NOTHING: Option<&str> = None;
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    mount(
+        NOTHING,
+        "/",
+        NOTHING,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        NOTHING,
+    )?;
+    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+    std::fs::create_dir_all(root.join("dev"))?;
+    for device in ["dev/null", "dev/zero", "dev/random", "dev/urandom"] {
+        let place = root.join(device);
+        drop(File::create(&place)?);
+        mount(
+            Some(&Path::new("/").join(device)),
+            &place,
+            NOTHING,
+            bind,
+            NOTHING,
+        )?;
+    }
+    std::fs::create_dir_all(root.join("proc"))?;
+    mount(Some("/proc"), &root.join("proc"), NOTHING, bind, NOTHING)?;
+    Ok(())
 }
 
 /// Standard input is a socket to the parent: `r` says "the namespace is there", the answer `g` says

@@ -10,7 +10,7 @@ const A_IN: [u8; 4] = [0, 1, 0, 1];
 
 /// Answers every question of type A for `name` with `address`, and all others with nothing, until it is
 /// dropped.
-pub async fn serve(listen: SocketAddr, name: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+pub async fn serve(listen: SocketAddr, name: String, address: Ipv4Addr) -> anyhow::Result<()> {
     let socket = UdpSocket::bind(listen)
         .await
         .context("listen as a name server")?;
@@ -18,7 +18,7 @@ pub async fn serve(listen: SocketAddr, name: &str, address: Ipv4Addr) -> anyhow:
     loop {
         let (length, client) = socket.recv_from(&mut packet).await?;
         let query = packet.get(..length).unwrap_or_default();
-        if let Some(answer) = answer(query, &wire(name), address) {
+        if let Some(answer) = answer(query, &wire(&name), address) {
             socket.send_to(&answer, client).await?;
         }
     }

@@ -101,11 +101,12 @@ pub async fn reaches_api(
 ) -> anyhow::Result<()> {
     let address = cluster.fabric().pod(SCRATCH_NODE, pod);
     let gateway = crate::network::GATEWAY;
-    let names = dns::serve(
+    // Until the program has ended: it gives its lease back.
+    let names = tokio::spawn(dns::serve(
         SocketAddr::from((gateway, 53)),
-        DNS_NAME,
+        DNS_NAME.to_owned(),
         cluster.fabric().api(),
-    );
+    ));
     let root = cluster.folder().join(format!("scratch-{}", shipped.binary));
     fill(cluster, shipped, binary, &root, gateway).await?;
     let log = cluster
@@ -152,11 +153,9 @@ pub async fn reaches_api(
             .any(|request| filter.matches(request) && request.code < 300);
         Ok(done.then_some(()))
     });
-    let done = tokio::select! {
-        reached = reached => reached,
-        served = names => served.and_then(|()| anyhow::bail!("the name server ended")),
-    };
+    let done = reached.await;
     process.stop(Duration::from_secs(5)).await;
+    names.abort();
     done
 }
 

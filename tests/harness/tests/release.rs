@@ -103,7 +103,7 @@ fn main() -> ExitCode {
             "the test agent has it, so that the check can fail",
             test_agent_is_marked(),
         );
-        let cluster = Cluster::start(Options::default()).await?;
+        let mut cluster = Cluster::start(Options::default()).await?;
         prepare(&cluster).await?;
         for (number, shipped) in (1..).zip(&SHIPPED) {
             let binary = folder.join(shipped.binary);
@@ -124,6 +124,9 @@ fn main() -> ExitCode {
                 &format!("{binary} is at work quickly at {NODES} nodes"),
                 started,
             );
+        }
+        if tally.failed > 0 {
+            println!("logs: {}/logs", cluster.keep_files().display());
         }
         cluster.stop().await;
         tally.verdict()

@@ -1,6 +1,6 @@
 //! `kill -9` of each manager at a random moment.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::ensure;
 use rand::RngExt as _;
@@ -19,8 +19,6 @@ pub(super) struct Chaos(Vec<JoinHandle<usize>>);
 impl Chaos {
     /// Draws the moments and says them, so that a failure can be told from its moment.
     pub(super) fn start(cluster: &Cluster, narrator: &Narrator) -> Self {
-        let begin = Instant::now();
-        let narrator = narrator.since(begin);
         let kills = OPERATORS.map(|namespace| {
             let moment = Duration::from_secs(rand::rng().random_range(5..WITHIN));
             narrator.say(&format!(
@@ -31,7 +29,7 @@ impl Chaos {
             tokio::spawn(async move {
                 sleep(moment).await;
                 let killed = kill(&containers, namespace);
-                narrator.event(&format!(
+                narrator.say(&format!(
                     "chaos: kill -9 of {killed} processes of {namespace}"
                 ));
                 killed
