@@ -648,10 +648,20 @@ impl Step<'_> {
         let limit = self.limit();
         if limit != self.state.feed_until {
             self.state.feed_until = limit;
-            // What was permitted before is taken back as well: a device that is being opened in this moment must not be
-            // fed by whoever opens it.
-            self.first
-                .push(Command::FeedUntil(limit.unwrap_or(BootInstant::ZERO)));
+            match (limit, self.state.watchdog) {
+                (Some(until), _) => self.first.push(Command::FeedUntil(until)),
+                // The feeder needs the permit until it has shortened the timeout; Command::Starve ends it then.
+                (None, Watchdog::Armed { .. }) => {}
+                // A device that is being opened in this moment must not be fed by whoever opens it.
+                (
+                    None,
+                    Watchdog::NotTried
+                    | Watchdog::Opening
+                    | Watchdog::Absent
+                    | Watchdog::Disarming
+                    | Watchdog::Disarmed,
+                ) => self.first.push(Command::FeedUntil(BootInstant::ZERO)),
+            }
         }
     }
 
