@@ -99,12 +99,9 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 	@$(PART) "documentation tests" cargo test --quiet --doc --workspace --locked -j$(JOBS)
 	@$(PART) "generated trees" cargo xtask generate --check
 	@$(PART) "control plane tools" $(MAKE) --no-print-directory cluster-tools
-	@$(PART) "release binaries" $(MAKE) --no-print-directory release
-	@$(PART) "release binaries: what they are" $(MAKE) --no-print-directory test-release
 	@$(PART) "suites on a real control plane" cargo test --locked -j$(JOBS) -p medik8s-harness
 	@$(PART) --summary
 
-# Static, small, without a trace of the test watchdog; they resolve names and speak TLS from inside a scratch image.
 .PHONY: test-release
-test-release: release test-agent cluster-tools
+test-release: release test-agent cluster-tools ## release binaries: static, small, no test watchdog, DNS and TLS from a scratch image
 	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test release
