@@ -4,14 +4,23 @@
 //! One event per line on stderr, time in RFC 3339 with nanoseconds. An error is logged with
 //! everything that caused it. Libraries below us speak only when they warn, unless everything was
 //! asked for.
+//!
+//! Nobody waits for the log: a thread of its own writes it, and when stderr takes nothing any more
+//! (a container runtime that hangs) lines are dropped and counted. An agent that waited there would
+//! let the watchdog of a healthy node run out.
 
-use std::{error::Error, fmt};
+use std::{
+    error::Error,
+    fmt, io,
+    sync::{Arc, OnceLock},
+};
 
 use serde_json::Value;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
 };
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     Layer,
     filter::Targets,
@@ -28,11 +37,21 @@ use crate::{
     clock::Clock,
 };
 
+/// Lines that wait for stderr at most.
+const WAITING_LINES: usize = 1024;
+
+/// Keeps the log going. Dropped last in `main`, so that the last lines are still written.
+#[must_use = "without it nothing is logged"]
+pub struct LogGuard {
+    _worker: WorkerGuard,
+}
+
 /// Starts logging and logs the start banner. A second call in one process fails.
-pub fn init(args: &LogArgs, product: &Product) -> Result<(), TryInitError> {
+pub fn init(args: &LogArgs, product: &Product) -> Result<LogGuard, TryInitError> {
     let filter = filter(args.zap_log_level.0);
+    let (writer, guard) = without_waiting(io::stderr());
     let layer = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(false);
     let layer = match args.zap_encoder {
         LogEncoder::Json => layer.event_format(Json(Clock::system())).boxed(),
@@ -51,7 +70,51 @@ pub fn init(args: &LogArgs, product: &Product) -> Result<(), TryInitError> {
         arch = std::env::consts::ARCH,
         "starting"
     );
-    Ok(())
+    Ok(guard)
+}
+
+/// A writer that never waits for `target`.
+fn without_waiting<W: io::Write + Send + 'static>(target: W) -> (NonBlocking, LogGuard) {
+    let dropped = Arc::new(OnceLock::new());
+    let target = Telling {
+        target,
+        dropped: Arc::clone(&dropped),
+        told: 0,
+    };
+    let (writer, worker) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WAITING_LINES)
+        .lossy(true)
+        .thread_name("log")
+        .finish(target);
+    // Nobody else has it, so it is not set yet.
+    dropped.get_or_init(|| writer.error_counter());
+    (writer, LogGuard { _worker: worker })
+}
+
+/// Says how many lines were dropped before it goes on.
+struct Telling<W> {
+    target: W,
+    dropped: Arc<OnceLock<ErrorCounter>>,
+    told: usize,
+}
+
+impl<W: io::Write> io::Write for Telling<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let dropped = self.dropped.get().map_or(0, ErrorCounter::dropped_lines);
+        if dropped > self.told {
+            let lines = dropped - self.told;
+            self.told = dropped;
+            writeln!(
+                self.target,
+                r#"{{"level":"WARN","message":"log lines were dropped, because stderr took none","lines":{lines}}}"#
+            )?;
+        }
+        self.target.write(line)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.target.flush()
+    }
 }
 
 fn filter(level: Level) -> Targets {
@@ -239,12 +302,51 @@ mod tests {
     #[error("inner")]
     struct Inner;
 
+    /// Takes nothing until it is told to.
+    struct Stuck {
+        go: std::sync::mpsc::Receiver<()>,
+        sink: Sink,
+    }
+
+    impl Write for Stuck {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // An error is the end of the test: everything may go then.
+            let _gone = self.go.recv();
+            self.sink.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_log_that_is_stuck_and_the_loss_is_told() {
+        let (let_go, go) = std::sync::mpsc::channel();
+        let sink = Sink::default();
+        let (writer, guard) = without_waiting(Stuck {
+            go,
+            sink: sink.clone(),
+        });
+        let mut writer = writer;
+        let lines = 2 * WAITING_LINES;
+        for line in 0..lines {
+            writeln!(writer, "{line}").unwrap();
+        }
+        drop(let_go);
+        drop(guard);
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains("log lines were dropped"), "{text}");
+        let written = text.lines().filter(|line| !line.starts_with('{')).count();
+        assert!((1..lines).contains(&written), "{written} of {lines}");
+    }
+
     /// Collects what would be written to stderr.
     #[derive(Clone, Default)]
     struct Sink(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let mut all = self
                 .0
                 .lock()
@@ -253,7 +355,7 @@ mod tests {
             Ok(bytes.len())
         }
 
-        fn flush(&mut self) -> std::io::Result<()> {
+        fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
     }

@@ -24,7 +24,7 @@ struct Args {
 
 fn main() -> anyhow::Result<()> {
     let args: Args = parse_or_exit(&PRODUCT, |command| command);
-    telemetry::init(&args.common.log, &PRODUCT).context("could not set up logging")?;
+    let _log = telemetry::init(&args.common.log, &PRODUCT).context("could not set up logging")?;
     block_on(async {
         let shutdown = Shutdown::on_signals()?;
         run(args.common, Env::from_process(), shutdown).await

@@ -14,7 +14,7 @@ const PRODUCT: Product = Product::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VE
 
 fn main() -> Result<()> {
     let args: Args = cli::parse_or_exit(&PRODUCT, |command| command);
-    telemetry::init(&args.log, &PRODUCT)?;
+    let _log = telemetry::init(&args.log, &PRODUCT)?;
     let host = host(&args);
     process::block_on(self_node_remediation_agent::run(
         args,

@@ -17,7 +17,7 @@ fn main() -> anyhow::Result<()> {
         return become_agent(&args);
     }
     let args: Args = cli::parse_or_exit(&PRODUCT, |command| command);
-    telemetry::init(&args.common.log, &PRODUCT).context("could not start logging")?;
+    let _log = telemetry::init(&args.common.log, &PRODUCT).context("could not start logging")?;
     process::block_on(async {
         let shutdown = Shutdown::on_signals().context("could not listen for signals")?;
         self_node_remediation::run(args, Env::from_process(), shutdown).await
