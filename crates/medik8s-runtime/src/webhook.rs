@@ -189,12 +189,13 @@ impl Server {
             let routes = Arc::clone(&routes);
             async move { routes.answer(request).await }.boxed()
         });
-        let (served, kept) = tokio::join!(
-            serve::serve(listener, Some(tls), http2, handler, stop.clone()),
-            certificates.keep(&slot, &check, &stop),
-        );
-        served.context("webhook server failed")?;
-        kept
+        let serve = async {
+            serve::serve(listener, Some(tls), http2, handler, stop.clone())
+                .await
+                .context("webhook server failed")
+        };
+        tokio::try_join!(serve, certificates.keep(&slot, &check, &stop))?;
+        Ok(())
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {

@@ -8,12 +8,13 @@
 //! Mounted files are loaded again when they change. The own authority lives in one Secret that all
 //! replicas share; its certificate is in the `caBundle` of our webhook configurations before
 //! anything signed by it is served, and an old authority stays in there until it runs out. A
-//! configuration that is applied anew gets the bundle again at once.
+//! configuration that is applied anew gets the bundle again at once; when somebody else keeps taking
+//! it out, it is put back ever more seldom and the log says who.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::future::join_all;
+use futures::future::try_join_all;
 use k8s_openapi::{
     ByteString,
     api::{
@@ -50,6 +51,14 @@ use bundle::{ClientConfigs, bundle_patch};
 /// How often the Secret is looked at, for what another replica has renewed.
 const REFRESH: Duration = Duration::from_mins(30);
 const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+/// Between two passes, by how often the bundle was written lately.
+const REST: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_mins(2));
+/// Writes older than this are forgotten.
+const LATELY: Duration = Duration::from_mins(10);
+/// So many writes lately come from somebody who takes the bundle out again.
+const CONTESTED: u32 = 4;
+/// An API server has a new bundle after this; only then something signed by a new authority is served.
+const BUNDLE_ARRIVES: Duration = Duration::from_secs(3);
 
 /// Where the certificate comes from.
 pub enum Source {
@@ -143,13 +152,17 @@ impl SelfManaged {
             let api: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
             watches.push(Box::pin(self.watch(name, api, &changed).run(stop.clone())));
         }
-        let ((), watched) = tokio::join!(self.maintain(slot, check, &changed, stop), async {
-            join_all(watches)
+        let maintain = async {
+            self.maintain(slot, check, &changed, stop).await;
+            Ok(())
+        };
+        let watch = async {
+            try_join_all(watches)
                 .await
-                .into_iter()
-                .collect::<anyhow::Result<()>>()
-        },);
-        watched.context("watch of the webhook configurations failed")
+                .context("watch of the webhook configurations failed")
+        };
+        tokio::try_join!(maintain, watch)?;
+        Ok(())
     }
 
     /// Wakes the maintenance when one of our configurations changes.
@@ -168,15 +181,25 @@ impl SelfManaged {
     async fn maintain(&self, slot: &CertSlot, check: &Check, changed: &Notify, stop: &Shutdown) {
         let mut served: Option<Material> = None;
         let mut failures = 0_u32;
+        let mut writes = Writes::default();
         loop {
-            let pause = match self.ensure(slot, &mut served).await {
+            let Some(ensured) = stop
+                .or_stop(self.ensure(slot, &mut served, &mut writes))
+                .await
+            else {
+                return;
+            };
+            let pause = match ensured {
                 Ok(()) => {
                     failures = 0;
                     check.pass();
                     REFRESH
                 }
                 Err(error) => {
-                    if !slot.is_set() {
+                    let expired = served
+                        .as_ref()
+                        .is_none_or(|served| authority::has_expired(served, self.clock.now()));
+                    if expired {
                         check.fail(error.to_string());
                     }
                     tracing::warn!(
@@ -187,9 +210,11 @@ impl SelfManaged {
                     RETRY.delay(failures, rand::random())
                 }
             };
+            let rest = REST.delay(writes.lately(self.clock.boottime()), rand::random());
             let woken = async {
+                tokio::time::sleep(rest.min(pause)).await;
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep(pause.saturating_sub(rest)) => {}
                     () = changed.notified() => {}
                 }
             };
@@ -204,17 +229,24 @@ impl SelfManaged {
         &self,
         slot: &CertSlot,
         served: &mut Option<Material>,
+        writes: &mut Writes,
     ) -> Result<(), ManageError> {
-        let material = self.material().await?;
+        let material = self.material(served.as_ref()).await?;
         let validating: Api<ValidatingWebhookConfiguration> = Api::all(self.client.clone());
         for name in &self.validating {
-            self.publish(&validating, name, &material).await?;
+            self.publish(&validating, name, &material, writes).await?;
         }
         let mutating: Api<MutatingWebhookConfiguration> = Api::all(self.client.clone());
         for name in &self.mutating {
-            self.publish(&mutating, name, &material).await?;
+            self.publish(&mutating, name, &material, writes).await?;
         }
         if served.as_ref() != Some(&material) {
+            if served
+                .as_ref()
+                .is_some_and(|served| served.bundle != material.bundle)
+            {
+                tokio::time::sleep(BUNDLE_ARRIVES).await;
+            }
             slot.set(certified_key(&material.certificate, &material.key)?);
             tracing::info!(
                 secret = self.secret,
@@ -226,8 +258,8 @@ impl SelfManaged {
     }
 
     /// What the Secret has, made or renewed where needed. Of several replicas one wins, the others
-    /// take what it wrote.
-    async fn material(&self) -> Result<Material, ManageError> {
+    /// take what it wrote. What is `served` stays trusted when the Secret was lost.
+    async fn material(&self, served: Option<&Material>) -> Result<Material, ManageError> {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
         let names = self.names();
         let mut attempts = 0;
@@ -249,17 +281,17 @@ impl SelfManaged {
                         ?wanted,
                         "making a webhook certificate"
                     );
-                    authority::make(wanted, current.as_ref(), &names, self.clock.now())?
+                    let earlier = current.as_ref().or(served);
+                    authority::make(wanted, earlier, &names, self.clock.now())?
                 }
             };
             let written = match stored {
                 None => {
-                    self.writer
-                        .create(&api, &self.secret_of(ObjectMeta::default(), &material))
-                        .await
+                    let new = self.secret_of(ObjectMeta::default(), None, &material);
+                    self.writer.create(&api, &new).await
                 }
                 Some(secret) => {
-                    let updated = self.secret_of(secret.metadata, &material);
+                    let updated = self.secret_of(secret.metadata, secret.type_, &material);
                     self.writer.replace(&api, &updated).await
                 }
             };
@@ -272,7 +304,13 @@ impl SelfManaged {
         }
     }
 
-    fn secret_of(&self, metadata: ObjectMeta, material: &Material) -> Secret {
+    /// `type_`: of the Secret that is there; it cannot be changed.
+    fn secret_of(
+        &self,
+        metadata: ObjectMeta,
+        type_: Option<String>,
+        material: &Material,
+    ) -> Secret {
         Secret {
             metadata: ObjectMeta {
                 name: Some(self.secret.clone()),
@@ -280,7 +318,7 @@ impl SelfManaged {
                 managed_fields: None,
                 ..metadata
             },
-            type_: Some("kubernetes.io/tls".to_owned()),
+            type_: type_.or_else(|| Some("kubernetes.io/tls".to_owned())),
             data: Some(
                 material
                     .entries()
@@ -310,6 +348,7 @@ impl SelfManaged {
         api: &Api<K>,
         name: &str,
         material: &Material,
+        writes: &mut Writes,
     ) -> Result<(), ManageError>
     where
         K: Resource + ClientConfigs + Clone + DeserializeOwned + std::fmt::Debug,
@@ -323,7 +362,50 @@ impl SelfManaged {
         };
         self.writer.json_patch(api, name, &patch).await?;
         tracing::info!(name, "wrote caBundle into the webhook configuration");
+        if writes.add(self.clock.boottime()) >= CONTESTED {
+            tracing::warn!(
+                name,
+                last_changed_by = self.last_other_manager(found.meta()),
+                "somebody keeps taking our caBundle out of the webhook configuration; let it leave \
+                 that field alone, or give the operator a mounted certificate"
+            );
+        }
         Ok(())
+    }
+
+    /// The field manager that changed an object last, ourselves left out.
+    fn last_other_manager(&self, metadata: &ObjectMeta) -> Option<String> {
+        metadata
+            .managed_fields
+            .iter()
+            .flatten()
+            .filter(|entry| entry.manager.as_deref() != Some(self.writer.manager()))
+            .max_by_key(|entry| entry.time.as_ref().map(|time| time.0))
+            .and_then(|entry| entry.manager.clone())
+    }
+}
+
+/// How often the bundle was written lately.
+#[derive(Debug, Default)]
+struct Writes {
+    count: u32,
+    last: Duration,
+}
+
+impl Writes {
+    /// One more; how many it is.
+    fn add(&mut self, now: Duration) -> u32 {
+        self.count = self.lately(now).saturating_add(1);
+        self.last = now;
+        self.count
+    }
+
+    fn lately(&self, now: Duration) -> u32 {
+        if now.saturating_sub(self.last) < LATELY {
+            self.count
+        } else {
+            0
+        }
     }
 }
 

@@ -253,6 +253,12 @@ impl State {
             new
         };
         keep_metadata(old, &mut new);
+        if kind.kind == "Secret" {
+            keep_type(old, &mut new);
+            if new.get("type") != old.get("type") {
+                return Reply::invalid("type: Invalid value: field is immutable");
+            }
+        }
         let deleting = old.pointer("/metadata/deletionTimestamp").is_some();
         if deleting
             && finalizers(&new)
@@ -282,6 +288,13 @@ impl State {
             Some(stored) => Reply::ok(&stored),
             None => Reply::failure(500, "InternalError", "the object was not stored"),
         }
+    }
+}
+
+/// The server's default: the type that is there, which cannot be changed.
+fn keep_type(old: &Value, new: &mut Value) {
+    if let (Some(old), Some(new)) = (old.get("type"), new.as_object_mut()) {
+        new.entry("type").or_insert_with(|| old.clone());
     }
 }
 

@@ -252,6 +252,14 @@ fn certificate_is_good(stored: &Material, names: &[String], now: Timestamp) -> b
         && names.iter().all(|name| covers(&leaf, name))
 }
 
+/// Whether nobody accepts this certificate any more.
+pub(super) fn has_expired(material: &Material, now: Timestamp) -> bool {
+    let chain = ders(&material.certificate);
+    chain.first().is_none_or(|leaf| {
+        X509Certificate::from_der(leaf).is_ok_and(|(_, leaf)| !lasts(&leaf, Duration::ZERO, now))
+    })
+}
+
 fn lasts(certificate: &X509Certificate<'_>, renewal: Duration, now: Timestamp) -> bool {
     let Ok(limit) = now.checked_add(renewal) else {
         return false;

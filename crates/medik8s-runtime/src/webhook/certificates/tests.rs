@@ -203,11 +203,74 @@ async fn a_secret_that_somebody_broke_is_made_anew() {
             namespace: Some("medik8s".to_owned()),
             ..ObjectMeta::default()
         },
+        type_: Some("Opaque".to_owned()),
         ..Secret::default()
     });
     let replica = start(own(&fake, "a", &clock));
     tokio::time::sleep(10 * SECOND).await;
     assert_eq!(bundle(&fake), Some(stored(&fake).bundle));
+    replica.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_served_stays_trusted_when_the_secret_is_lost() {
+    let (fake, clock) = (fake(), clock());
+    fake.put(&configuration());
+    let replica = start(own(&fake, "a", &clock));
+    tokio::time::sleep(10 * SECOND).await;
+    let (first, served) = (stored(&fake), replica.serves());
+    fake.remove::<Secret>(Some("medik8s"), "webhook-cert");
+    // Somebody applies the manifests anew, so that it looks.
+    fake.remove::<ValidatingWebhookConfiguration>(None, "validating");
+    fake.put(&configuration());
+    tokio::time::sleep(2 * SECOND).await;
+    let second = stored(&fake);
+    assert!(second.bundle.ends_with(&first.bundle) && second.bundle != first.bundle);
+    assert_eq!(bundle(&fake), Some(second.bundle));
+    // An API server may not have the new bundle yet.
+    assert_eq!(replica.serves(), served);
+    tokio::time::sleep(10 * SECOND).await;
+    assert_ne!(replica.serves(), served);
+    replica.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tool_that_takes_the_bundle_out_again_makes_no_storm() {
+    let (fake, clock) = (fake(), clock());
+    fake.put(&configuration());
+    let replica = start(own(&fake, "a", &clock));
+    tokio::time::sleep(10 * SECOND).await;
+    let mut put_back = 0;
+    for _ in 0..600 {
+        if bundle(&fake).is_some() {
+            put_back += 1;
+            fake.remove::<ValidatingWebhookConfiguration>(None, "validating");
+            fake.put(&configuration());
+        }
+        tokio::time::sleep(SECOND).await;
+    }
+    assert!(
+        (5..30).contains(&put_back),
+        "{put_back} times in 10 minutes"
+    );
+    replica.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_ran_out_is_not_ready() {
+    let fake = fake();
+    let (clock, hands) = Clock::manual("2026-03-01T12:00:00Z".parse::<Timestamp>().unwrap());
+    fake.put(&configuration());
+    let replica = start(own(&fake, "a", &clock));
+    tokio::time::sleep(10 * SECOND).await;
+    let refused = Failure::Refuse(Reply::failure(403, "Forbidden", "no"));
+    fake.inject(Fault::on(|request| request.method == "PUT", refused).times(usize::MAX));
+    hands.advance(Duration::from_hours(24 * 300));
+    tokio::time::sleep(REFRESH + SECOND).await;
+    assert_eq!(replica.check.state(), Ok(()), "it is still good");
+    hands.advance(Duration::from_hours(24 * 100));
+    tokio::time::sleep(REFRESH + SECOND).await;
+    assert!(replica.check.state().is_err());
     replica.end().await;
 }
 
