@@ -113,7 +113,10 @@ impl Discovery {
     pub async fn run(self, stop: Shutdown) -> anyhow::Result<()> {
         let mut failures = 0_u32;
         loop {
-            let pause = match self.ask().await {
+            let Some(answer) = stop.or_stop(self.ask()).await else {
+                return Ok(());
+            };
+            let pause = match answer {
                 Ok(found) => {
                     failures = 0;
                     self.publish(found);

@@ -31,7 +31,11 @@ use crate::{shutdown::Shutdown, tls::ServerTls};
 /// Connections served at a time; the next ones wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-const HEADER_LIMIT: Duration = Duration::from_secs(15);
+/// For the headers of a request, and for the next request of a connection. Longer than the 90 s for
+/// which Go's clients keep idle connections: if we closed first, a POST of the API server could meet
+/// a closed connection, and it does not try that again.
+const HEADER_LIMIT: Duration = Duration::from_mins(2);
+const BODY_LIMIT: Duration = Duration::from_secs(15);
 /// How long requests in progress may take after the stop.
 const DRAIN_LIMIT: Duration = Duration::from_secs(2);
 
@@ -64,7 +68,7 @@ pub(crate) fn with_type(
 /// The body of a request; `None` when it is longer than `limit`, late or broken.
 pub(crate) async fn body(request: Request<Incoming>, limit: usize) -> Option<Bytes> {
     let read = Limited::new(request.into_body(), limit).collect();
-    Some(timeout(HEADER_LIMIT, read).await.ok()?.ok()?.to_bytes())
+    Some(timeout(BODY_LIMIT, read).await.ok()?.ok()?.to_bytes())
 }
 
 /// Serves until `stop`.

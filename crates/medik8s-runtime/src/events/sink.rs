@@ -70,20 +70,43 @@ impl Sink {
 
     /// Writes with a few attempts.
     pub(super) async fn write(&mut self, told: &Told) {
-        for pause in PAUSES {
-            match self.attempt(told).await {
-                Ok(()) => return,
-                Err(error) if error.class() == Class::Retry => tokio::time::sleep(pause).await,
-                Err(error) => return self.give_up(told, &error),
-            }
-        }
-        self.write_once(told).await;
+        self.write_with(told, &PAUSES).await;
     }
 
     /// Writes with one attempt.
     pub(super) async fn write_once(&mut self, told: &Told) {
-        if let Err(error) = self.attempt(told).await {
-            self.give_up(told, &error);
+        self.write_with(told, &[]).await;
+    }
+
+    async fn write_with(&mut self, told: &Told, pauses: &[Duration]) {
+        // Once for each Event, however many attempts it takes: an attempt must not count as spam.
+        let mut seen = match self
+            .correlator
+            .judge(&Same::of(told), self.clock.boottime())
+        {
+            Verdict::Spam => {
+                self.metrics.event_dropped("spam");
+                tracing::debug!(
+                    reason = told.reason,
+                    message = told.message,
+                    "too many Events"
+                );
+                return;
+            }
+            Verdict::Again(seen) => Some(seen),
+            Verdict::New => None,
+        };
+        let mut pauses = pauses.iter();
+        loop {
+            match self.attempt(told, &mut seen).await {
+                Ok(()) => return,
+                Err(error) => match pauses.next() {
+                    Some(pause) if error.class() == Class::Retry => {
+                        tokio::time::sleep(*pause).await;
+                    }
+                    Some(_) | None => return self.give_up(told, &error),
+                },
+            }
         }
     }
 
@@ -100,31 +123,22 @@ impl Sink {
         );
     }
 
-    async fn attempt(&mut self, told: &Told) -> Result<(), Error> {
-        let same = Same::of(told);
-        let now = self.clock.boottime();
-        let written = match self.correlator.judge(&same, now) {
-            Verdict::Spam => {
-                self.metrics.event_dropped("spam");
-                tracing::debug!(
-                    reason = told.reason,
-                    message = told.message,
-                    "too many Events"
-                );
-                return Ok(());
-            }
-            Verdict::Again(seen) => match self.count(&seen).await {
+    async fn attempt(&mut self, told: &Told, seen: &mut Option<Written>) -> Result<(), Error> {
+        let written = match seen {
+            Some(known) => match self.count(known).await {
                 Ok(written) => written,
                 // It ran out of the server's time to live.
                 Err(error) if error.is_not_found() => {
-                    self.correlator.forget(&same);
+                    self.correlator.forget(&Same::of(told));
+                    *seen = None;
                     self.create(told).await?
                 }
                 Err(error) => return Err(error),
             },
-            Verdict::New => self.create(told).await?,
+            None => self.create(told).await?,
         };
-        self.correlator.remember(same, written, now);
+        self.correlator
+            .remember(Same::of(told), written, self.clock.boottime());
         Ok(())
     }
 

@@ -113,9 +113,17 @@ impl Authoriser {
         };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|_, (_, until)| now < *until);
-        if known.len() < CACHE_SIZE {
-            known.insert(key, (decision, now.saturating_add(keep)));
+        if known.len() >= CACHE_SIZE {
+            // The answer that is forgotten next anyway; denials are kept for the shortest time.
+            let next = known
+                .iter()
+                .min_by_key(|(_, (_, until))| *until)
+                .map(|(key, _)| key.clone());
+            if let Some(next) = next {
+                known.remove(&next);
+            }
         }
+        known.insert(key, (decision, now.saturating_add(keep)));
     }
 }
 
