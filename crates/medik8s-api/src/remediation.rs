@@ -175,8 +175,9 @@ pub struct EscalatingRemediation {
     #[schemars(schema_with = "crate::schema::integer")]
     pub order: i64,
 
-    /// How long this step may take, at least 1m. When it is over, or the remediator reports
-    /// failure, the remediator is told to stop and the next step starts.
+    /// How long this step may take, at least 1m, as a Go duration such as 5m or 1h30m. When it is
+    /// over, or the remediator reports failure, the remediator is told to stop and the next step
+    /// starts; what it has done until then is not undone before the node is healthy.
     pub timeout: GoDuration,
 }
 

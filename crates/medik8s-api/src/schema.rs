@@ -59,7 +59,7 @@ pub fn object_reference(_: &mut SchemaGenerator) -> Schema {
             "fieldPath": field("Part of the object that is meant, as a JSON path. Not used here; kept if set."),
             "kind": field("Kind of the object. In a reference to a remediation template it ends in Template."),
             "name": field("Name of the object."),
-            "namespace": field("Namespace of the object. Needed for every namespaced kind."),
+            "namespace": field("Namespace of the object. Must be set for kinds that live in namespaces, and empty for the others."),
             "resourceVersion": field("Version of the object that is meant. Not used here; kept if set."),
             "uid": field("UID of the object. It tells a re-created object of the same name from the first one."),
         },
@@ -118,7 +118,7 @@ fn requirement(description: &str, operator: &str, values: &str) -> serde_json::V
                 "description": values,
                 "type": "array",
                 "x-kubernetes-list-type": "atomic",
-                "items": { "description": "One value.", "type": "string" },
+                "items": { "description": "A value to compare the label with.", "type": "string" },
             },
         },
     })
@@ -187,7 +187,7 @@ pub fn conditions(_: &mut SchemaGenerator) -> Schema {
                     "enum": ["True", "False", "Unknown"],
                 },
                 "type": {
-                    "description": "What the condition is about, for example Processing or Succeeded. One entry per type.",
+                    "description": "What this entry of the list is about. The description of the list names the types that this kind has; each occurs once.",
                     "type": "string",
                     "maxLength": 316,
                     "pattern": r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",

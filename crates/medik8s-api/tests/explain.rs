@@ -37,6 +37,9 @@ fn all_nodes(mut visit: impl FnMut(&str, &Value)) {
     assert!(fields > 350, "only {fields} fields were visited");
 }
 
+/// The shortest sentence that can say more than the name of the field does.
+const MIN_WORDS: usize = 3;
+
 #[test]
 fn every_field_is_described() {
     let mut bad = Vec::new();
@@ -47,8 +50,8 @@ fn every_field_is_described() {
             assert_eq!(description, "");
             return;
         }
-        // One word would only repeat the name.
-        if description.split_whitespace().count() < 2 || !description.ends_with('.') {
+        // A few words would only repeat the name.
+        if description.split_whitespace().count() < MIN_WORDS || !description.ends_with('.') {
             bad.push(format!("{place}: {description:?}"));
         }
     });

@@ -29,10 +29,6 @@ pub use queue::Queue;
 pub use crate::error::{Class, Classify};
 use crate::{metrics::ReconcileResult, shutdown::Shutdown};
 
-/// client-go's default for failed items.
-pub const DEFAULT_BACKOFF: Backoff =
-    Backoff::new(Duration::from_millis(5), Duration::from_secs(1000));
-
 /// What a key must be able to do.
 pub trait Key: Clone + Eq + Ord + Hash + fmt::Display + Send + Sync + 'static {}
 

@@ -139,13 +139,23 @@ pub const NODE_LEASES: &[Rule] = &[
     ),
 ];
 
-/// Self-managed webhook certificates (`webhook::certs`): the Secret, in the operator's own namespace.
-pub const WEBHOOK_SECRET: &[Rule] = &[Rule::new(
+/// Self-managed webhook certificates (`webhook::certificates`): making the Secret, in the operator's own
+/// namespace. RBAC cannot restrict a creation to a name.
+pub const WEBHOOK_SECRET_CREATE: Rule = Rule::new(
     &[""],
     &["secrets"],
-    &["get", "create", "update"],
-    "keeps the webhook's CA and serving certificate, shared by all replicas",
-)];
+    &["create"],
+    "makes the Secret with the webhook's CA and serving certificate, shared by all replicas",
+);
+
+/// Self-managed webhook certificates: the Secret once it is there. Use with [`Rule::named`]: other
+/// operators keep their secrets in the same namespace.
+pub const WEBHOOK_SECRET: Rule = Rule::new(
+    &[""],
+    &["secrets"],
+    &["get", "update"],
+    "reads and renews the webhook's CA and serving certificate",
+);
 
 /// OpenShift's TLS profile (`tls::openshift`).
 pub const TLS_PROFILE: &[Rule] = &[Rule::new(

@@ -7,7 +7,7 @@
 
 use medik8s_runtime::rbac::{
     EVENTS, LEADER_LEASE, METRICS_AUTH, NODE_LEASES, Rule, RuleSet, TLS_PROFILE,
-    WEBHOOK_CONFIGURATIONS, WEBHOOK_SECRET,
+    WEBHOOK_CONFIGURATIONS, WEBHOOK_SECRET, WEBHOOK_SECRET_CREATE,
 };
 
 /// Name of our ValidatingWebhookConfiguration in plain manifests.
@@ -109,6 +109,14 @@ const ETCD: &[Rule] = &[
 
 const OWN_WEBHOOK: &[Rule] = &[WEBHOOK_CONFIGURATIONS.named(&[WEBHOOK_CONFIGURATION])];
 
+/// The Secret with the webhook's own certificate.
+pub const WEBHOOK_CERTIFICATE: &str = "node-healthcheck-webhook-certificate";
+
+const OWN_SECRET: &[Rule] = &[
+    WEBHOOK_SECRET_CREATE,
+    WEBHOOK_SECRET.named(&[WEBHOOK_CERTIFICATE]),
+];
+
 /// The permissions of the manager.
 pub fn rules() -> RuleSet {
     RuleSet {
@@ -125,7 +133,7 @@ pub fn rules() -> RuleSet {
             METRICS_AUTH,
             OWN_WEBHOOK,
         ],
-        own_namespace: &[LEADER_LEASE, WEBHOOK_SECRET],
+        own_namespace: &[LEADER_LEASE, OWN_SECRET],
         namespaces: &[],
     }
 }

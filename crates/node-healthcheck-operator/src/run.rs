@@ -37,7 +37,7 @@ use crate::machine::gate::Gate;
 use crate::metrics::{MachineSeries, Series};
 use crate::objects::WatchedNode;
 use crate::queues::Queues;
-use crate::rbac::WEBHOOK_CONFIGURATION;
+use crate::rbac::{WEBHOOK_CERTIFICATE, WEBHOOK_CONFIGURATION};
 use crate::settings::{Args, PRODUCT, Settings};
 use crate::world::{Wakes, World};
 
@@ -45,7 +45,7 @@ const ABOUT: About = About {
     product: PRODUCT,
     event_source: nhc::EVENT_SOURCE,
     leader_lease: nhc::LEADER_ELECTION_ID,
-    webhook_secret: "node-healthcheck-webhook-certificate",
+    webhook_secret: WEBHOOK_CERTIFICATE,
     webhook_service: "node-healthcheck-webhook-service",
     validating: &[WEBHOOK_CONFIGURATION],
     mutating: &[],

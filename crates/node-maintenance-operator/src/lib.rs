@@ -94,7 +94,7 @@ const ABOUT: About = About {
     product: PRODUCT,
     event_source: nmo::EVENT_SOURCE,
     leader_lease: nmo::LEADER_ELECTION_ID,
-    webhook_secret: "node-maintenance-operator-webhook-server-cert",
+    webhook_secret: rbac::WEBHOOK_CERTIFICATE,
     webhook_service: "node-maintenance-operator-webhook-service",
     validating: &[rbac::WEBHOOK_CONFIGURATION],
     mutating: &[],

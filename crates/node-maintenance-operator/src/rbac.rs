@@ -65,6 +65,14 @@ const NODES: &[Rule] = &[
 
 const WEBHOOKS: &[Rule] = &[rbac::WEBHOOK_CONFIGURATIONS.named(&[WEBHOOK_CONFIGURATION])];
 
+/// The Secret with the webhook's own certificate.
+pub const WEBHOOK_CERTIFICATE: &str = "node-maintenance-operator-webhook-server-cert";
+
+const OWN_SECRET: &[Rule] = &[
+    rbac::WEBHOOK_SECRET_CREATE,
+    rbac::WEBHOOK_SECRET.named(&[WEBHOOK_CERTIFICATE]),
+];
+
 /// The rules of the operator's service account.
 pub const fn rules() -> RuleSet {
     RuleSet {
@@ -76,7 +84,7 @@ pub const fn rules() -> RuleSet {
             rbac::METRICS_AUTH,
             WEBHOOKS,
         ],
-        own_namespace: &[rbac::LEADER_LEASE, rbac::WEBHOOK_SECRET],
+        own_namespace: &[rbac::LEADER_LEASE, OWN_SECRET],
         namespaces: &[],
     }
 }

@@ -111,6 +111,14 @@ const WEBHOOKS: &[Rule] = &[rbac::WEBHOOK_CONFIGURATIONS.named(&[
     "self-node-remediation-mutating-webhook-configuration",
 ])];
 
+/// The Secret with the webhook's own certificate.
+pub const WEBHOOK_CERTIFICATE: &str = "self-node-remediation-webhook-certificate";
+
+const OWN_SECRET: &[Rule] = &[
+    rbac::WEBHOOK_SECRET_CREATE,
+    rbac::WEBHOOK_SECRET.named(&[WEBHOOK_CERTIFICATE]),
+];
+
 /// All rules of the manager's account.
 pub fn rules() -> RuleSet {
     RuleSet {
@@ -121,7 +129,7 @@ pub fn rules() -> RuleSet {
             rbac::METRICS_AUTH,
             WEBHOOKS,
         ],
-        own_namespace: &[INSTALL, rbac::LEADER_LEASE, rbac::WEBHOOK_SECRET],
+        own_namespace: &[INSTALL, rbac::LEADER_LEASE, OWN_SECRET],
         namespaces: &[],
     }
 }

@@ -1,14 +1,15 @@
 //! Sets the manager up and runs it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::{Api, ResourceExt, runtime::watcher};
 use medik8s_api::{
     SelfNodeRemediation, SelfNodeRemediationConfig, SelfNodeRemediationTemplate, names::snr,
 };
+use medik8s_core::backoff::Backoff;
 use medik8s_runtime::{
-    controller::{self, DEFAULT_BACKOFF, ObjectKey, Queue},
+    controller::{self, ObjectKey, Queue},
     events::REMEDIATION_PREFIX,
     informer::Informer,
     operator::{About, Operator},
@@ -19,6 +20,7 @@ use medik8s_runtime::{
 
 use crate::{
     install::{effects::Install, templates},
+    rbac,
     remediation::{self, Memory, NodeMetadata, Reach, RemediationMetrics, Remediator, keep_roles},
     settings::{Args, PRODUCT, Settings},
     webhooks,
@@ -27,11 +29,16 @@ use crate::{
 /// Remediations under way at once. One that asks many agents must not keep the others waiting.
 const REMEDIATIONS_AT_ONCE: usize = 32;
 
+/// Failed passes: the time at which a node is free was told, so a cause that goes away must not be
+/// waited for much longer; spread, so that the nodes of a storm do not return together.
+const BACKOFF: Backoff =
+    Backoff::new(Duration::from_millis(500), Duration::from_secs(30)).with_spread(0.2);
+
 const ABOUT: About = About {
     product: PRODUCT,
     event_source: snr::EVENT_SOURCE,
     leader_lease: snr::LEADER_ELECTION_ID,
-    webhook_secret: "self-node-remediation-webhook-certificate",
+    webhook_secret: rbac::WEBHOOK_CERTIFICATE,
     webhook_service: "self-node-remediation-webhook-service",
     validating: &["self-node-remediation-validating-webhook-configuration"],
     mutating: &["self-node-remediation-mutating-webhook-configuration"],
@@ -84,7 +91,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
     let queue = |name: &str| {
         Arc::new(Queue::<ObjectKey>::new(
             name,
-            DEFAULT_BACKOFF,
+            BACKOFF,
             operator.clock.clone(),
             &operator.metrics,
         ))
