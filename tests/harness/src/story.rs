@@ -19,9 +19,11 @@ mod outage;
 mod report;
 mod tamper;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use crate::{Cluster, Options, images::Programs, machine::NodeSpec};
+use anyhow::ensure;
+
+use crate::{Cluster, Options, audit, images::Programs, machine::NodeSpec};
 
 pub use report::{Narrator, Phases};
 
@@ -100,5 +102,32 @@ pub async fn tell(
     if let Some(chaos) = chaos {
         chaos.finish(narrator).await?;
     }
+    nothing_was_forbidden(cluster)?;
     Ok(phases)
+}
+
+/// The roles of the shipped manifests are enough: no request of an operator or agent was refused.
+fn nothing_was_forbidden(cluster: &Cluster) -> anyhow::Result<()> {
+    let forbidden: BTreeSet<String> = audit::read(&cluster.audit_log())?
+        .iter()
+        .filter(|request| request.code == 403)
+        .filter(|request| {
+            install::OPERATORS.iter().any(|namespace| {
+                request
+                    .user
+                    .starts_with(&format!("system:serviceaccount:{namespace}:"))
+            })
+        })
+        .map(|request| {
+            format!(
+                "{} may not {} {}",
+                request.user, request.verb, request.resource
+            )
+        })
+        .collect();
+    ensure!(
+        forbidden.is_empty(),
+        "the shipped roles are too narrow: {forbidden:#?}"
+    );
+    Ok(())
 }

@@ -75,7 +75,10 @@ pub(super) struct Observer<'a> {
     happenings: broadcast::Receiver<Happening>,
     log: Tail,
     seen: BTreeMap<Step, Instant>,
-    release_due: Option<Timestamp>,
+    /// When the order said that the node counts as rebooted.
+    due: Option<Timestamp>,
+    /// What must never be seen and was: it ends the story, also when a later look shows nothing of it.
+    violation: Option<String>,
 }
 
 impl<'a> Observer<'a> {
@@ -96,7 +99,8 @@ impl<'a> Observer<'a> {
             happenings: cluster.happenings(),
             log: Tail::at_end(agent_log),
             seen: BTreeMap::new(),
-            release_due: None,
+            due: None,
+            violation: None,
         })
     }
 
@@ -112,6 +116,9 @@ impl<'a> Observer<'a> {
             self.hear()?;
             // The API server may be hard to reach for a moment; what matters is what comes.
             let looked = self.look().await;
+            if let Some(violation) = &self.violation {
+                bail!("{violation}");
+            }
             let missing: Vec<&str> = steps
                 .iter()
                 .filter(|step| !self.seen.contains_key(step))
@@ -182,12 +189,19 @@ impl<'a> Observer<'a> {
         self.look_at_node(&node);
         let remediations = Api::<SelfNodeRemediation>::all(admin.clone());
         let remediations = remediations.list(&ListParams::default()).await?;
-        self.look_at_remediations(&remediations.items)?;
+        self.look_at_remediations(&remediations.items);
         let pods = Api::<Pod>::namespaced(admin, "ledger")
             .list(&ListParams::default())
             .await?;
         self.look_at_ledger(&pods.items);
         Ok(())
+    }
+
+    /// Keeps the first violation.
+    fn must(&mut self, holds: bool, violation: impl FnOnce() -> String) {
+        if !holds && self.violation.is_none() {
+            self.violation = Some(violation());
+        }
     }
 
     fn look_at_node(&mut self, node: &Node) {
@@ -212,30 +226,30 @@ impl<'a> Observer<'a> {
         }
     }
 
-    fn look_at_remediations(&mut self, all: &[SelfNodeRemediation]) -> anyhow::Result<()> {
+    fn look_at_remediations(&mut self, all: &[SelfNodeRemediation]) {
         for remediation in all {
             let name = remediation.name_any();
-            ensure!(
-                name.contains(&self.victim),
-                "{name} remediates another node"
-            );
+            self.must(name.contains(&self.victim), || {
+                format!("{name} remediates another node")
+            });
             self.see(Step::RemediationCreated, &format!(" ({name})"));
             let status = remediation.status.clone().unwrap_or_default();
             let due = status.time_assumed_rebooted.map(|time| time.0);
+            if let (Some(told), Some(due)) = (self.due, due) {
+                self.must(due >= told, || {
+                    format!("{name}: the safe time was {told} and is {due} now")
+                });
+            }
             match status.phase.as_deref() {
                 Some(snr::PHASE_PRE_REBOOT_COMPLETED) => {
                     if let Some(due) = due {
-                        self.release_due = Some(due);
+                        self.due = Some(due);
                         let wait = due.duration_since(Timestamp::now()).as_secs();
                         self.see(Step::Ordered, &format!(" ({wait} s)"));
                     }
                 }
                 Some(snr::PHASE_REBOOT_COMPLETED | snr::PHASE_FENCING_COMPLETED) => {
-                    let early = due.is_none_or(|due| Timestamp::now() < due);
-                    ensure!(
-                        !early,
-                        "{name} counts as rebooted before its safe time has passed"
-                    );
+                    self.not_before_due(&format!("{name} counts as rebooted"));
                     self.see(Step::SafeTimePassed, "");
                 }
                 Some(_) | None => {}
@@ -244,7 +258,14 @@ impl<'a> Observer<'a> {
         if all.is_empty() && self.at(Step::RemediationCreated).is_some() {
             self.see(Step::RemediationRemoved, "");
         }
-        Ok(())
+    }
+
+    /// The cut node gives no evidence, so only the time that the order told can free it.
+    fn not_before_due(&mut self, what: &str) {
+        let due = self.due;
+        self.must(due.is_some_and(|due| Timestamp::now() >= due), || {
+            format!("{what} before its safe time has passed")
+        });
     }
 
     fn look_at_ledger(&mut self, pods: &[Pod]) {
@@ -252,6 +273,7 @@ impl<'a> Observer<'a> {
             .iter()
             .all(|pod| pod.uid().as_ref() != Some(&self.ledger))
         {
+            self.not_before_due("the pod of the ledger is deleted");
             self.see(Step::PodsDeleted, "");
         }
         for pod in pods {
