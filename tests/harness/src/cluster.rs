@@ -159,7 +159,7 @@ impl Cluster {
         let file = self.folder.join("kubeconfig");
         fs::write(
             &file,
-            serde_json::to_vec_pretty(&self.plane.admin_config(&format!("https://{door}")))?,
+            serde_json::to_vec_pretty(&self.plane.admin_config(&format!("https://{door}"))?)?,
         )?;
         Ok(file)
     }

@@ -1,6 +1,7 @@
 //! etcd, kube-apiserver, kube-controller-manager and kube-scheduler as local processes.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -45,6 +46,8 @@ pub(crate) struct ControlPlane {
     folder: PathBuf,
     server: String,
     ca_pem: String,
+    /// Of the built-in users, by name. Random: `make cluster` opens a door to the server on the machine.
+    tokens: BTreeMap<&'static str, String>,
     processes: Vec<Process>,
 }
 
@@ -72,6 +75,9 @@ impl ControlPlane {
             folder: folder.to_owned(),
             server: format!("https://{address}:6443"),
             ca_pem: pki.ca_pem.clone(),
+            tokens: USERS
+                .map(|(user, _)| (user, format!("{:032x}", rand::random::<u128>())))
+                .into(),
             processes: Vec::new(),
         };
         let etcd = format!("http://{address}:2379");
@@ -93,7 +99,7 @@ impl ControlPlane {
             )
             .await?;
         let (users, policy) = (folder.join("users.csv"), folder.join("audit-policy.yaml"));
-        fs::write(&users, users_file())?;
+        fs::write(&users, plane.users_file())?;
         fs::write(&policy, AUDIT_POLICY)?;
         plane
             .run(
@@ -201,8 +207,8 @@ impl ControlPlane {
     }
 
     /// A kubeconfig of the administrator for another way to the server.
-    pub(crate) fn admin_config(&self, server: &str) -> serde_json::Value {
-        self.kubeconfig(server, "admin", &token_of("admin"))
+    pub(crate) fn admin_config(&self, server: &str) -> anyhow::Result<serde_json::Value> {
+        Ok(self.kubeconfig(server, "admin", self.token_of("admin")?))
     }
 
     /// A file with the kubeconfig of one of the built-in users.
@@ -210,18 +216,33 @@ impl ControlPlane {
         let file = self
             .folder
             .join(format!("{}.kubeconfig", user.replace(':', "-")));
-        let config = self.kubeconfig(&self.server, user, &token_of(user));
+        let config = self.kubeconfig(&self.server, user, self.token_of(user)?);
         fs::write(&file, serde_json::to_vec_pretty(&config)?)?;
         Ok(file)
     }
 
     /// A client of one of the built-in users.
     pub(crate) async fn client(&self, user: &str) -> anyhow::Result<Client> {
-        let config = self.kubeconfig(&self.server, user, &token_of(user));
+        let config = self.kubeconfig(&self.server, user, self.token_of(user)?);
         let kubeconfig: Kubeconfig = serde_json::from_value(config)?;
         let config =
             Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
         Ok(Client::try_from(config)?)
+    }
+
+    fn token_of(&self, user: &str) -> anyhow::Result<&str> {
+        let token = self.tokens.get(user).map(String::as_str);
+        token.with_context(|| format!("there is no user {user}"))
+    }
+
+    fn users_file(&self) -> String {
+        USERS
+            .iter()
+            .filter_map(|(user, group)| {
+                let token = self.tokens.get(user)?;
+                Some(format!("{token},{user},{user},{group}\n"))
+            })
+            .collect()
     }
 
     /// Ends all processes, the API server before its store.
@@ -271,16 +292,6 @@ pub(crate) fn http_get(path: &str) -> anyhow::Result<http::Request<Vec<u8>>> {
     http::Request::get(path)
         .body(Vec::new())
         .context("build the request")
-}
-
-fn token_of(user: &str) -> String {
-    format!("token-of-{}", user.replace(':', "-"))
-}
-
-fn users_file() -> String {
-    USERS
-        .map(|(user, group)| format!("{},{user},{user},{group}\n", token_of(user)))
-        .concat()
 }
 
 const AUDIT_POLICY: &str = "\

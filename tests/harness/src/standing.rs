@@ -90,7 +90,7 @@ pub fn up(workers: u8) -> anyhow::Result<String> {
          \texport KUBECONFIG={folder}/kubeconfig\n\
          \texport PATH={tools}:$PATH\n\
          \tkubectl get nodes\n\
-         \tkubectl apply --server-side -f deploy/     # the operators then run as local processes\n\n\
+         \tkubectl apply --server-side -f deploy/medik8s.yaml    # the operators then run as local processes\n\n\
          Logs: {folder}/logs. End it with `make cluster-down`.",
         version = tools.version(),
         tools = tools.folder().display(),

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::Ipv4Addr,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use anyhow::{Context as _, bail};
@@ -77,7 +77,14 @@ pub(super) fn launch(pod: &Pod, images: &Images, places: &Places<'_>) -> anyhow:
         .flatten()
         .chain(container.args.iter().flatten());
     let entry = words.next().context("the container has no command")?;
-    let program = images.folder(image)?.join(entry.trim_start_matches('/'));
+    let entry = Path::new(entry.trim_start_matches('/'));
+    if !entry
+        .components()
+        .all(|part| matches!(part, Component::Normal(_)))
+    {
+        bail!("the command {} leaves its image", entry.display());
+    }
+    let program = images.folder(image)?.join(entry);
     let mut args: Vec<String> = words.map(|word| expand(word, &env)).collect();
     args.push(format!("--kubeconfig={}", places.kubeconfig.display()));
     if is_agent(pod) {
