@@ -9,7 +9,7 @@ DENY    := $(CACHE)/cargo-deny-0.20.2/bin/cargo-deny
 TARGET  := x86_64-unknown-linux-gnu
 export PARTS_LOG := $(CURDIR)/target/parts.tsv
 
-OPERATORS := node-healthcheck-operator node-maintenance-operator self-node-remediation self-node-remediation-agent
+PROGRAMS  ?= node-healthcheck-operator node-maintenance-operator self-node-remediation self-node-remediation-agent
 # These must never see the API client, also when cargo unifies features across the workspace.
 PURE      := medik8s-api medik8s-core self-node-remediation-core
 PART      := .ci/part
@@ -36,10 +36,10 @@ test-agent:
 	  --target-dir target/test-watchdog -- --cfg medik8s_test_watchdog
 
 .PHONY: release
-release: ## static release binaries of the operators
+release: ## static release binaries (PROGRAMS="..." for some of them)
 	@.ci/need rust cc
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -j$(JOBS) --release --target $(TARGET) \
-	  $(foreach o,$(OPERATORS),-p $(o))
+	  $(foreach program,$(PROGRAMS),-p $(program))
 
 .PHONY: cluster-tools
 cluster-tools:
@@ -72,6 +72,7 @@ cluster-down: ## end the control plane of `make cluster`
 # ---- checks --------------------------------------------------------------------------------------
 
 $(DENY):
+	@.ci/need rust cc
 	cargo install --quiet cargo-deny --version 0.20.2 --locked --no-default-features -j$(JOBS) --root $(CACHE)/cargo-deny-0.20.2
 
 .PHONY: lint
@@ -100,6 +101,8 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 	@$(PART) "generated trees" cargo xtask generate --check
 	@$(PART) "control plane tools" $(MAKE) --no-print-directory cluster-tools
 	@$(PART) "suites on a real control plane" cargo test --locked -j$(JOBS) -p medik8s-harness
+	@$(PART) "release build of the agent" $(MAKE) --no-print-directory release PROGRAMS=self-node-remediation-agent
+	@$(PART) "no test watchdog in it" cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test release -- --agent
 	@$(PART) --summary
 
 .PHONY: test-release
