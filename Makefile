@@ -7,6 +7,10 @@ JOBS    ?= $(shell n=$$(nproc); echo $$((n > 2 ? n : 2)))
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/medik8s
 DENY    := $(CACHE)/cargo-deny-0.20.2/bin/cargo-deny
 TARGET  := x86_64-unknown-linux-gnu
+# Writes the list of dependencies (SBOM) into the programs: `cargo audit bin`, Trivy and Syft read it.
+AUDITABLE := $(CACHE)/cargo-auditable-0.7.7/bin/cargo-auditable
+VERSION := $(shell awk -F'"' '/^version/ { print $$2; exit }' Cargo.toml)
+REGISTRY ?= ghcr.io/medik8s
 export PARTS_LOG := $(CURDIR)/target/parts.tsv
 
 PROGRAMS  ?= node-healthcheck-operator node-maintenance-operator self-node-remediation self-node-remediation-agent
@@ -35,11 +39,33 @@ test-agent:
 	cargo rustc --locked -j$(JOBS) -p self-node-remediation-agent --bin self-node-remediation-agent \
 	  --target-dir target/test-watchdog -- --cfg medik8s_test_watchdog
 
+# The same source gives the same programs wherever it is built: no path of the machine goes in.
 .PHONY: release
-release: ## static release binaries (PROGRAMS="..." for some of them)
+release: $(AUDITABLE) ## static release binaries with their SBOM inside (PROGRAMS="..." for some of them)
 	@.ci/need rust cc
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -j$(JOBS) --release --target $(TARGET) \
-	  $(foreach program,$(PROGRAMS),-p $(program))
+	RUSTFLAGS='-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/src --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo' \
+	  $(AUDITABLE) auditable build --locked -j$(JOBS) --release --target $(TARGET) $(foreach program,$(PROGRAMS),-p $(program))
+
+$(AUDITABLE):
+	@.ci/need rust cc
+	cargo install --quiet cargo-auditable --version 0.7.7 --locked -j$(JOBS) --root $(CACHE)/cargo-auditable-0.7.7
+
+.PHONY: images
+images: release ## container images and bundle images, as OCI archives in target/images
+	@.ci/need buildah
+	.ci/images target/$(TARGET)/release $(REGISTRY) $(VERSION)
+
+# Not tested: needs gcc-aarch64-linux-gnu and `rustup target add aarch64-unknown-linux-gnu`.
+.PHONY: images-arm64
+images-arm64:
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	  $(MAKE) --no-print-directory release TARGET=aarch64-unknown-linux-gnu
+	@.ci/need buildah
+	.ci/images target/aarch64-unknown-linux-gnu/release $(REGISTRY) $(VERSION) arm64
+
+.PHONY: bundle
+bundle: ## OLM bundles and catalogs of a release: OUT=folder ARGS='--version 0.2.0 --replaces 0.1.0 ...'
+	cargo xtask bundle --out $(or $(OUT),target/release-bundle) $(ARGS)
 
 .PHONY: cluster-tools
 cluster-tools:
@@ -108,3 +134,14 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 .PHONY: test-release
 test-release: release test-agent cluster-tools ## release binaries: static, small, no test watchdog, DNS and TLS from a scratch image
 	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test release
+
+# Both build their tools (helm, promtool; OLM and its validators) with Go at the first run, into the cache.
+.PHONY: test-install
+test-install: build cluster-tools ## install by kubectl and by Helm on a real control plane, use it, uninstall it
+	@.ci/need go ip
+	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test install
+
+.PHONY: test-olm
+test-olm: build cluster-tools ## bundles: validators, scorecard, and install, use, update, uninstall with a real OLM
+	@.ci/need go ip
+	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test olm

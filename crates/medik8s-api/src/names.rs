@@ -221,6 +221,10 @@ pub mod snr {
     pub const MANAGER_SERVICE_ACCOUNT: &str = "self-node-remediation-controller-manager";
     /// ServiceAccount of the agents.
     pub const AGENT_SERVICE_ACCOUNT: &str = "self-node-remediation-agent";
+    /// ValidatingAdmissionPolicy, and its binding, that keeps the agents to their own Node.
+    pub const AGENT_POLICY: &str = "self-node-remediation-agent";
+    /// ClusterRole by which the health checker gets our kinds.
+    pub const EXT_REMEDIATION_ROLE: &str = "self-node-remediation-ext-remediation";
     /// Headless Service over the agent pods, whose EndpointSlices tell the agents their peers.
     pub const AGENT_SERVICE: &str = "self-node-remediation-agent";
     /// Lease of the leader election.

@@ -53,6 +53,15 @@ impl ServerVersion {
         }
     }
 
+    /// Whether ValidatingAdmissionPolicies are stable, and the tokens of pods tell the node that the
+    /// pod runs on (Kubernetes 1.30).
+    pub fn has_admission_policies(self) -> bool {
+        self >= Self {
+            major: 1,
+            minor: 30,
+        }
+    }
+
     /// Whether the feature gates of OpenShift that hand over MachineHealthChecks can exist
     /// (Kubernetes 1.27).
     pub fn has_machine_health_check_gate(self) -> bool {

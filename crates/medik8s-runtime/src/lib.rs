@@ -21,6 +21,7 @@ pub mod clock;
 pub mod controller;
 pub mod error;
 pub mod events;
+pub mod guard;
 pub mod informer;
 pub mod leader;
 pub mod metrics;

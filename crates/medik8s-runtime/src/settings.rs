@@ -71,6 +71,11 @@ impl Env {
             .filter(|value| !value.is_empty())
     }
 
+    /// Whether OLM made the Deployment: it sets this variable in every one.
+    pub fn is_under_olm(&self) -> bool {
+        self.optional("OPERATOR_CONDITION_NAME").is_some()
+    }
+
     /// The value of a variable that must be there.
     pub fn required(&self, name: &str, remedy: &'static str) -> Result<&str, EnvError> {
         self.optional(name).ok_or_else(|| EnvError::Missing {

@@ -10,6 +10,7 @@
 //!                └── wakes ─▶ queue             └── answers go back into the world
 //! ```
 
+pub mod aggregation;
 pub mod check;
 pub mod classify;
 pub mod cluster;

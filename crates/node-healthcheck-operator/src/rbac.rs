@@ -5,6 +5,7 @@
 //! `node-healthcheck-operator-aggregation`, which is bound to the manager by a manifest. So the
 //! manager needs no write access to RBAC objects, with which it could make itself anything.
 
+use medik8s_api::names::nhc;
 use medik8s_runtime::rbac::{
     EVENTS, LEADER_LEASE, METRICS_AUTH, NODE_LEASES, Rule, RuleSet, TLS_PROFILE,
     WEBHOOK_CONFIGURATIONS, WEBHOOK_SECRET, WEBHOOK_SECRET_CREATE,
@@ -115,6 +116,26 @@ pub const WEBHOOK_CERTIFICATE: &str = "node-healthcheck-webhook-certificate";
 const OWN_SECRET: &[Rule] = &[
     WEBHOOK_SECRET_CREATE,
     WEBHOOK_SECRET.named(&[WEBHOOK_CERTIFICATE]),
+];
+
+/// What the manager may do besides where OLM installs it: a bundle cannot hold the binding of the
+/// aggregating role, since it does not know the namespace it is installed in. Limited to that one
+/// role and binding.
+pub const UNDER_OLM: &[Rule] = &[
+    Rule::new(
+        &["rbac.authorization.k8s.io"],
+        &["clusterroles"],
+        &["get", "bind"],
+        "gives itself what remediators grant by label, and nothing else",
+    )
+    .named(&[nhc::AGGREGATION_ROLE]),
+    Rule::new(
+        &["rbac.authorization.k8s.io"],
+        &["clusterrolebindings"],
+        &["get", "create", "patch"],
+        "gives itself what remediators grant by label, and nothing else",
+    )
+    .named(&[nhc::AGGREGATION_ROLE]),
 ];
 
 /// The permissions of the manager.

@@ -26,6 +26,7 @@ use medik8s_runtime::shutdown::Shutdown;
 use medik8s_runtime::webhook::{Hook, Server};
 use medik8s_runtime::write::Writer;
 
+use crate::aggregation;
 use crate::cluster::{ClusterWatch, Scene};
 use crate::controller::Controller;
 use crate::effects::{Effects, held};
@@ -101,6 +102,14 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         guard_control_plane_quorum: args.guard_control_plane_quorum,
     })?;
     operator.lead("health checks", move |stop| lead.run(stop));
+    if env.is_under_olm() {
+        let (client, writer) = (operator.client.clone(), operator.writer.clone());
+        let namespace = settings.namespace;
+        operator.lead("aggregation", move |stop| async move {
+            aggregation::keep(client, writer, namespace, stop).await;
+            Ok(())
+        });
+    }
     operator.run().await
 }
 

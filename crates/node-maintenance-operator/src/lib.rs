@@ -20,7 +20,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use kube::{Api, Client, runtime::watcher};
+use kube::{Api, Client, ResourceExt, runtime::watcher};
 use medik8s_api::{
     NodeMaintenance,
     names::{lease, nmo},
@@ -33,6 +33,7 @@ use medik8s_runtime::{
     clock::Clock,
     controller::{Queue, run as work_on},
     events::Recorder,
+    guard::Guard,
     informer::Informer,
     metrics::Metrics,
     node_lease::NodeLeases,
@@ -78,6 +79,24 @@ pub const PRODUCT: Product = Product::new(env!("CARGO_PKG_NAME"), env!("CARGO_PK
 /// The webhooks of this operator.
 pub const fn webhooks() -> &'static [Hook] {
     &[admission::HOOK]
+}
+
+/// Refuses the deletion of the installation while a node is in maintenance.
+pub const GUARD: Guard = Guard {
+    name: "guard.nodemaintenance.medik8s.io",
+    path: "/guard-node-maintenance-operator",
+    label: ("node-maintenance-operator", ""),
+    configuration: rbac::WEBHOOK_CONFIGURATION,
+    finalizer: "nodemaintenance.medik8s.io/open-maintenance",
+    look: "kubectl get nodemaintenances",
+};
+
+/// Whether a maintenance was begun and is not ended.
+pub fn is_open(maintenance: &NodeMaintenance) -> bool {
+    maintenance
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == nmo::FINALIZER)
 }
 
 /// Nodes worked on at the same time. A pass is short: drains run beside it.
@@ -144,6 +163,7 @@ pub async fn run(args: CommonArgs, env: Env, shutdown: Shutdown) -> anyhow::Resu
         .route(&admission::HOOK, move |request| {
             admission.clone().judge(request)
         });
+    let server = GUARD.route(server, &operator.client, is_open);
     operator.serve_webhooks(server);
 
     let parts = Parts {
@@ -156,6 +176,16 @@ pub async fn run(args: CommonArgs, env: Env, shutdown: Shutdown) -> anyhow::Resu
         spawner: operator.process.spawner(),
     };
     let controller = parts.assemble(settings)?;
+    if !env.is_under_olm() {
+        let (client, writer) = (operator.client.clone(), operator.writer.clone());
+        let known = controller.informer.cache();
+        operator.lead("guard of the installation", move |stop| async move {
+            if known.synced(&stop).await {
+                GUARD.keep(client, writer, known, is_open, stop).await;
+            }
+            Ok(())
+        });
+    }
     operator.lead("nodemaintenance controller", move |stop| {
         controller.lead(stop)
     });

@@ -3,6 +3,7 @@
 //! Secrets, ConfigMaps and Leases only in the own namespace; nothing may be created or deleted
 //! that is not named here. The agents have an account of their own.
 
+use medik8s_api::names::snr;
 use medik8s_runtime::rbac::{self, Rule, RuleSet};
 
 const GROUP: &[&str] = &["self-node-remediation.medik8s.io"];
@@ -117,6 +118,28 @@ pub const WEBHOOK_CERTIFICATE: &str = "self-node-remediation-webhook-certificate
 const OWN_SECRET: &[Rule] = &[
     rbac::WEBHOOK_SECRET_CREATE,
     rbac::WEBHOOK_SECRET.named(&[WEBHOOK_CERTIFICATE]),
+];
+
+/// What the manager may do besides where OLM installs it: a bundle cannot hold the policy that keeps
+/// the agents to their own Node. Limited to that one policy.
+pub const UNDER_OLM: &[Rule] = &[
+    Rule::new(
+        &["admissionregistration.k8s.io"],
+        &[
+            "validatingadmissionpolicies",
+            "validatingadmissionpolicybindings",
+        ],
+        &["get", "create", "patch"],
+        "keeps each agent to its own Node",
+    )
+    .named(&[snr::AGENT_POLICY]),
+    Rule::new(
+        &["rbac.authorization.k8s.io"],
+        &["clusterroles"],
+        &["get"],
+        "has that policy go with the installation",
+    )
+    .named(&[snr::EXT_REMEDIATION_ROLE]),
 ];
 
 /// All rules of the manager's account.

@@ -19,7 +19,7 @@ use medik8s_runtime::{
 };
 
 use crate::{
-    install::{effects::Install, templates},
+    install::{effects::Install, policy, templates},
     rbac,
     remediation::{self, Memory, NodeMetadata, Reach, RemediationMetrics, Remediator, keep_roles},
     settings::{Args, PRODUCT, Settings},
@@ -51,6 +51,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
     let mut operator = Operator::prepare(ABOUT, &args.common, &env, &namespace, shutdown).await?;
     let server = webhook::Server::new(&operator.metrics, operator.clock.clone());
     let server = webhooks::routes(server, &operator.capability, &namespace);
+    let server = webhooks::GUARD.route(server, &operator.client, webhooks::is_open);
     operator.serve_webhooks(server);
 
     let client = operator.client.clone();
@@ -171,6 +172,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         memory: Memory::default(),
         metrics: RemediationMetrics::new(&operator.metrics)?,
     });
+    let guarded = remediator.remediations.clone();
     operator.lead("remediations", move |stop| async move {
         let caches = [
             remediator.configs.synced(&stop).await,
@@ -223,6 +225,27 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         stop.triggered().await;
         Ok(())
     });
+    if !env.is_under_olm() {
+        let (client, writer) = (client.clone(), operator.writer.clone());
+        let known = guarded;
+        operator.lead("guard of the installation", move |stop| async move {
+            if known.synced(&stop).await {
+                webhooks::GUARD
+                    .keep(client, writer, known, webhooks::is_open, stop)
+                    .await;
+            }
+            Ok(())
+        });
+    }
+    let policy = policy::Keeper {
+        client: client.clone(),
+        writer: operator.writer.clone(),
+        recorder: operator.recorder.prefixed(REMEDIATION_PREFIX),
+        capability: operator.capability.clone(),
+        namespace: namespace.clone(),
+        under_olm: env.is_under_olm(),
+    };
+    operator.lead("policy of the agents", move |stop| policy.run(stop));
     operator.lead("templates", move |stop| async move {
         if !templates_cache.synced(&stop).await {
             return Ok(());

@@ -1,11 +1,14 @@
 //! The admission webhooks: which they are, and how a review becomes a verdict.
 
 use json_patch::{AddOperation, Patch, PatchOperation, jsonptr::PointerBuf};
-use kube::{api::DynamicObject, core::admission::AdmissionRequest};
-use medik8s_api::{SelfNodeRemediation, SelfNodeRemediationConfig, SelfNodeRemediationTemplate};
+use kube::{ResourceExt, api::DynamicObject, core::admission::AdmissionRequest};
+use medik8s_api::{
+    SelfNodeRemediation, SelfNodeRemediationConfig, SelfNodeRemediationTemplate, names::snr,
+};
 use medik8s_core::version::ServerVersion;
 use medik8s_runtime::{
     capabilities::Capability,
+    guard::Guard,
     webhook::{Decoded, FailurePolicy, Hook, HookKind, Operation, Server, Verdict, decode},
 };
 use serde_json::json;
@@ -61,6 +64,24 @@ const TEMPLATE_MARK: Hook = Hook {
     failure_policy: FailurePolicy::Fail,
     timeout_seconds: None,
 };
+
+/// Refuses the deletion of the installation while a remediation is open.
+pub const GUARD: Guard = Guard {
+    name: "guard.self-node-remediation.medik8s.io",
+    path: "/guard-self-node-remediation",
+    label: ("self-node-remediation-operator", ""),
+    configuration: "self-node-remediation-validating-webhook-configuration",
+    finalizer: "self-node-remediation.medik8s.io/open-remediation",
+    look: "kubectl get selfnoderemediations -A",
+};
+
+/// Whether a remediation was begun and is not ended.
+pub fn is_open(remediation: &SelfNodeRemediation) -> bool {
+    remediation
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == snr::FINALIZER)
+}
 
 /// All of them; the manifests are generated from this.
 pub fn webhooks() -> &'static [Hook] {

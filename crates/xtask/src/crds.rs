@@ -10,6 +10,7 @@ use medik8s_api::crd::additions;
 use medik8s_api::crd::surface::{compare, surface};
 use serde_json::Value;
 
+use crate::operators::OPERATORS;
 use crate::tree::Tree;
 use crate::yaml;
 
@@ -25,8 +26,18 @@ pub(crate) fn generate(tree: &mut Tree) -> Result<()> {
     Ok(())
 }
 
-/// One CRD as a YAML document.
+/// One CRD as a YAML document, with the labels of the operator that brings it along.
 pub(crate) fn document(crd: &CustomResourceDefinition) -> Result<String> {
+    let mut crd = crd.clone();
+    let operator = OPERATORS
+        .iter()
+        .find(|operator| operator.groups.contains(&crd.spec.group.as_str()));
+    for (key, value) in operator.iter().flat_map(|operator| operator.labels) {
+        crd.metadata
+            .labels
+            .get_or_insert_default()
+            .insert((*key).to_owned(), (*value).to_owned());
+    }
     yaml::document(&serde_json::to_value(crd)?)
 }
 

@@ -1,4 +1,5 @@
-//! Generates and checks what is derived from the sources: `config/`, `deploy/`.
+//! Generates and checks what is derived from the sources: `config/`, `deploy/`, `bundle/` and parts of
+//! `docs/`.
 #![expect(
     clippy::print_stdout,
     reason = "a command line tool reports on standard output"
@@ -10,6 +11,16 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the JSON that is indexed is an object made a few lines above"
+)]
+mod bundle;
+#[expect(
+    clippy::indexing_slicing,
+    reason = "the JSON that is indexed is an object made a few lines above"
+)]
+mod chart;
 mod crds;
 #[expect(
     clippy::indexing_slicing,
@@ -18,6 +29,8 @@ mod crds;
 mod manifests;
 mod operators;
 mod purity;
+mod reference;
+mod runbook;
 mod tree;
 mod yaml;
 
@@ -31,7 +44,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Writes config/ and deploy/ from the types and rule tables.
+    /// Writes config/, deploy/, bundle/ and parts of docs/ from the types and rule tables.
     Generate {
         /// Writes nothing; fails and names the files that are not up to date.
         #[arg(long)]
@@ -47,6 +60,15 @@ enum Command {
     CrdTable {
         /// Folder with YAML files.
         dir: PathBuf,
+    },
+    /// Writes the OLM bundles and catalogs of one release into a folder.
+    Bundle {
+        /// Folder that gets `bundle/`.
+        #[arg(long)]
+        out: PathBuf,
+        /// What is released.
+        #[command(flatten)]
+        release: bundle::Release,
     },
     /// Refuses async, API clients, clocks, environment and chance in the modules that decide.
     Purity,
@@ -70,6 +92,12 @@ fn main() -> Result<ExitCode> {
         }
         Command::CrdTable { dir } => {
             print!("{}", crds::table(&dir)?);
+            true
+        }
+        Command::Bundle { out, release } => {
+            let mut tree = tree::Tree::default();
+            bundle::generate(&mut tree, &root(), &release)?;
+            tree.write(&out)?;
             true
         }
         Command::Purity => {
@@ -102,6 +130,10 @@ fn generated() -> Result<tree::Tree> {
     let mut tree = tree::Tree::default();
     crds::generate(&mut tree)?;
     manifests::generate(&mut tree)?;
+    chart::generate(&mut tree)?;
+    bundle::generate(&mut tree, &root(), &bundle::Release::default())?;
+    reference::generate(&mut tree)?;
+    runbook::generate(&mut tree)?;
     Ok(tree)
 }
 

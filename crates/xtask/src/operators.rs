@@ -4,16 +4,23 @@
 //! takes an existing installation over in place. A Deployment's selector is immutable: it must
 //! never change.
 
-use medik8s_runtime::rbac::RuleSet;
+use medik8s_runtime::guard::Guard;
+use medik8s_runtime::rbac::{Rule, RuleSet};
 use medik8s_runtime::webhook::Hook;
 
 /// Where the images of the operators are.
-const REGISTRY: &str = "ghcr.io/medik8s";
+pub(crate) const REGISTRY: &str = "ghcr.io/medik8s";
+
+/// Version of the operators, their images, the chart and the bundles.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// One operator.
+#[derive(Clone, Copy)]
 pub(crate) struct Operator {
     /// Name of the package: of the image, of the file in `deploy/` and of the OLM package.
     pub(crate) package: &'static str,
+    /// Its part of the Helm chart's values.
+    pub(crate) chart_key: &'static str,
     /// What the names of its objects begin with.
     pub(crate) prefix: &'static str,
     /// Namespace of an installation without OLM.
@@ -42,15 +49,20 @@ pub(crate) struct Operator {
     pub(crate) metrics_auth_role: &'static str,
     /// What the manager may do.
     pub(crate) rules: fn() -> RuleSet,
+    /// What the manager may do besides where OLM installs it.
+    pub(crate) olm_rules: &'static [Rule],
     /// A second ServiceAccount with rules of its own.
     pub(crate) agent: Option<Agent>,
     /// How the operator takes part in remediation.
     pub(crate) remediation: Remediation,
     /// Admission webhooks.
     pub(crate) webhooks: fn() -> &'static [Hook],
+    /// The webhook that keeps it from being uninstalled at the wrong time.
+    pub(crate) guard: Option<&'static Guard>,
 }
 
 /// The account of an operator's agents.
+#[derive(Clone, Copy)]
 pub(crate) struct Agent {
     /// Its name.
     pub(crate) service_account: &'static str,
@@ -98,7 +110,7 @@ impl Operator {
 
     /// The image.
     pub(crate) fn image(&self) -> String {
-        format!("{REGISTRY}/{}:v{}", self.package, env!("CARGO_PKG_VERSION"))
+        format!("{REGISTRY}/{}:v{VERSION}", self.package)
     }
 }
 
@@ -113,6 +125,7 @@ const NMO_GROUP: &str = "nodemaintenance.medik8s.io";
 pub(crate) const OPERATORS: &[Operator] = &[
     Operator {
         package: "self-node-remediation",
+        chart_key: "selfNodeRemediation",
         prefix: "self-node-remediation",
         namespace: "self-node-remediation",
         // The agents open /dev/watchdog, see the host's processes and reboot the node.
@@ -146,6 +159,7 @@ pub(crate) const OPERATORS: &[Operator] = &[
         groups: &[SNR_GROUP],
         metrics_auth_role: "proxy-role",
         rules: self_node_remediation::rbac::rules,
+        olm_rules: self_node_remediation::rbac::UNDER_OLM,
         agent: Some(Agent {
             service_account: medik8s_api::names::snr::AGENT_SERVICE_ACCOUNT,
             rules: || self_node_remediation_agent::rbac::RULES,
@@ -156,9 +170,11 @@ pub(crate) const OPERATORS: &[Operator] = &[
             templates: "selfnoderemediationtemplates",
         },
         webhooks: self_node_remediation::webhooks,
+        guard: Some(&self_node_remediation::webhooks::GUARD),
     },
     Operator {
         package: "node-healthcheck-operator",
+        chart_key: "nodeHealthcheck",
         prefix: "node-healthcheck",
         namespace: "node-healthcheck-operator-system",
         pod_security: "restricted",
@@ -188,12 +204,15 @@ pub(crate) const OPERATORS: &[Operator] = &[
         groups: &[NHC_GROUP],
         metrics_auth_role: "proxy-role",
         rules: node_healthcheck_operator::rbac::rules,
+        olm_rules: node_healthcheck_operator::rbac::UNDER_OLM,
         agent: None,
         remediation: Remediation::Creates,
         webhooks: node_healthcheck_operator::webhooks,
+        guard: None,
     },
     Operator {
         package: "node-maintenance-operator",
+        chart_key: "nodeMaintenance",
         prefix: "node-maintenance-operator",
         namespace: "node-maintenance-operator-system",
         pod_security: "restricted",
@@ -223,8 +242,10 @@ pub(crate) const OPERATORS: &[Operator] = &[
         groups: &[NMO_GROUP],
         metrics_auth_role: "metrics-auth-role",
         rules: node_maintenance_operator::rbac::rules,
+        olm_rules: &[],
         agent: None,
         remediation: Remediation::None,
         webhooks: node_maintenance_operator::webhooks,
+        guard: Some(&node_maintenance_operator::GUARD),
     },
 ];

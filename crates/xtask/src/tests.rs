@@ -69,6 +69,9 @@ fn there_is_a_valid_sample_of_every_kind() -> Result<()> {
     let mut kinds = BTreeSet::new();
     for entry in fs::read_dir(root().join("config/samples"))? {
         let path = entry?.path();
+        if path.ends_with("kustomization.yaml") {
+            continue;
+        }
         for sample in yaml::read(&fs::read_to_string(&path)?)? {
             let kind = sample["kind"].as_str().unwrap_or_default().to_owned();
             sample_is_valid(&kind, &sample).map_err(|e| e.context(path.display().to_string()))?;
@@ -117,4 +120,70 @@ fn sample_is_valid(kind: &str, sample: &Value) -> Result<()> {
         "MeatwareRemediationTemplate" => yaml::typed::<api::MeatwareRemediationTemplate>(sample),
         other => anyhow::bail!("{other:?} is no kind of this project"),
     }
+}
+
+/// Every link between the pages leads to a page, and to a heading on it.
+#[test]
+fn links_in_the_documentation_lead_somewhere() -> Result<()> {
+    let mut pages = vec![root().join("README.md"), root().join("tests/README.md")];
+    for entry in fs::read_dir(root().join("docs"))? {
+        pages.push(entry?.path());
+    }
+    let mut broken = Vec::new();
+    for page in pages {
+        let text = fs::read_to_string(&page)?;
+        for target in text.split("](").skip(1) {
+            let target = target.split(')').next().unwrap_or_default();
+            if target.contains("://") || target.is_empty() {
+                continue;
+            }
+            let (file, heading) = target.split_once('#').unwrap_or((target, ""));
+            let file = if file.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap_or(&page).join(file)
+            };
+            let there = fs::read_to_string(&file).is_ok_and(|text| {
+                heading.is_empty() || text.lines().any(|line| anchor(line) == heading)
+            });
+            if !there {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert_eq!(broken, Vec::<String>::new());
+    Ok(())
+}
+
+/// The anchor that GitHub gives to a heading; nothing for other lines.
+fn anchor(line: &str) -> String {
+    let Some(heading) = line.strip_prefix('#') else {
+        return String::new();
+    };
+    heading
+        .trim_start_matches('#')
+        .trim()
+        .to_lowercase()
+        .replace(' ', "-")
+        .replace(
+            |letter: char| !letter.is_alphanumeric() && letter != '-',
+            "",
+        )
+}
+
+/// What a person wrote about values is what the templates use.
+#[test]
+fn the_charts_values_fit_its_operators_and_their_images() -> Result<()> {
+    let text = fs::read_to_string(root().join("deploy/helm/medik8s/values.yaml"))?;
+    let values = yaml::read(&text)?.remove(0);
+    assert_eq!(values["imageRegistry"], operators::REGISTRY);
+    for operator in operators::OPERATORS {
+        let own = &values[operator.chart_key];
+        assert_eq!(own["image"]["repository"], operator.package);
+        assert_eq!(own["replicas"], operator.replicas);
+        let schema = fs::read_to_string(root().join("deploy/helm/medik8s/values.schema.json"))?;
+        let schema: Value = serde_json::from_str(&schema)?;
+        assert!(schema["properties"][operator.chart_key].is_object());
+    }
+    Ok(())
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::yaml::HEADER;
 
 /// Folders, below the root of the repository, in which files are generated.
-const FOLDERS: &[&str] = &["config", "deploy"];
+const FOLDERS: &[&str] = &["config", "deploy", "bundle"];
 
 /// Generated files by path below the root of the repository.
 #[derive(Default)]
@@ -19,6 +19,15 @@ impl Tree {
     /// Adds a file.
     pub(crate) fn add(&mut self, path: impl Into<PathBuf>, text: String) {
         self.0.insert(path.into(), text);
+    }
+
+    /// Names of the files directly in `folder`.
+    pub(crate) fn names_in(&self, folder: &str) -> Vec<String> {
+        self.0
+            .keys()
+            .filter(|path| path.parent() == Some(Path::new(folder)))
+            .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            .collect()
     }
 
     /// Writes all files below `root`, and removes files that an earlier run generated and this one

@@ -16,6 +16,17 @@ pub(crate) fn document(value: &Value) -> Result<String> {
     serde_saphyr::to_string(&Ordered(value)).context("could not write YAML")
 }
 
+/// `value` as JSON, keys in the same fixed order; `pretty` over several lines.
+pub(crate) fn json(value: &Value, pretty: bool) -> Result<String> {
+    let ordered = Ordered(value);
+    if pretty {
+        serde_json::to_string_pretty(&ordered)
+    } else {
+        serde_json::to_string(&ordered)
+    }
+    .context("could not write JSON")
+}
+
 /// Several YAML documents as one file, with the header.
 pub(crate) fn file<'a>(documents: impl IntoIterator<Item = &'a str>) -> String {
     let documents: Vec<&str> = documents.into_iter().collect();

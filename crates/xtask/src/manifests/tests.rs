@@ -4,10 +4,9 @@ use super::*;
 
 /// All objects of `deploy/medik8s.yaml`.
 fn objects() -> Result<Vec<Value>> {
-    let mut tree = Tree::default();
     let mut all = Vec::new();
     for operator in OPERATORS {
-        for document in one(operator, &mut tree)? {
+        for document in parts(operator)?.in_order() {
             all.extend(yaml::read(&document)?);
         }
     }

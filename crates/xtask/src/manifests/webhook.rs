@@ -5,6 +5,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::core::v1::Service;
+use medik8s_runtime::guard::Guard;
 use medik8s_runtime::webhook::{Hook, HookKind};
 use serde_json::{Value, json};
 
@@ -39,11 +40,16 @@ pub(super) fn documents(operator: &Operator) -> Result<Vec<String>> {
             "mutating-webhook-configuration",
         ),
     ] {
-        let webhooks: Vec<Value> = (operator.webhooks)()
+        let mut webhooks: Vec<Value> = (operator.webhooks)()
             .iter()
             .filter(|hook| hook.kind == list)
             .map(|hook| entry(operator, hook, &name))
             .collect();
+        if list == HookKind::Validating
+            && let Some(guard) = operator.guard
+        {
+            webhooks.push(guard_entry(operator, guard, &name));
+        }
         if webhooks.is_empty() {
             continue;
         }
@@ -94,4 +100,44 @@ fn entry(operator: &Operator, hook: &Hook, service: &str) -> Value {
         entry["timeoutSeconds"] = seconds.into();
     }
     entry
+}
+
+/// The webhook that is asked before a part of the installation is deleted.
+fn guard_entry(operator: &Operator, guard: &Guard, service: &str) -> Value {
+    let rule = |group: &str, resources: &[&str]| {
+        json!({
+            "apiGroups": [group],
+            "apiVersions": ["*"],
+            "operations": ["DELETE"],
+            "resources": resources,
+            "scope": "*",
+        })
+    };
+    json!({
+        "name": guard.name,
+        "admissionReviewVersions": ["v1"],
+        "clientConfig": {
+            "service": {
+                "name": service,
+                "namespace": operator.namespace,
+                "path": guard.path,
+                "port": 443,
+            },
+        },
+        // What cannot be asked is broken, and must be removable.
+        "failurePolicy": "Ignore",
+        "matchPolicy": "Equivalent",
+        "objectSelector": { "matchLabels": { (guard.label.0): guard.label.1 } },
+        "rules": [
+            rule("", &["namespaces", "serviceaccounts", "services"]),
+            rule("apps", &["deployments"]),
+            rule(
+                "rbac.authorization.k8s.io",
+                &["clusterroles", "clusterrolebindings", "roles", "rolebindings"],
+            ),
+            rule("apiextensions.k8s.io", &["customresourcedefinitions"]),
+        ],
+        "sideEffects": "None",
+        "timeoutSeconds": Guard::TIMEOUT,
+    })
 }

@@ -1,0 +1,210 @@
+//! Keeps an operator from being uninstalled while it has something open.
+//!
+//! # Purpose
+//! `kubectl delete -f`, `helm uninstall` and a deleted namespace send all deletions at once. With a
+//! remediation open, the operator would be gone before its finalizers: the node would keep its taints,
+//! and nobody would ever free its workload. So the operator answers a webhook for the deletion of its
+//! own installation and refuses it while something is open.
+//!
+//! # Guarantees
+//! * The webhook configuration, which no webhook can protect, has a finalizer while something is open:
+//!   its deletion waits, and the refusal stays in force.
+//! * Never in the way of repair: when the operator cannot be asked, everything can be deleted.
+//! * With nothing open there is no finalizer, and an uninstallation leaves nothing.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DynamicObject, ListParams},
+    core::admission::AdmissionRequest,
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::{
+    informer::Cache,
+    read,
+    shutdown::Shutdown,
+    webhook::{FailurePolicy, Hook, HookKind, Operation, Server, Verdict},
+    write::{Error, Writer},
+};
+
+/// How often it is looked whether something is open.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a deletion waits for a look at the objects.
+const DEADLINE: Duration = Duration::from_secs(4);
+
+/// What guards an installation; `xtask` generates the webhook from it.
+#[derive(Debug, Clone, Copy)]
+pub struct Guard {
+    /// Name of the webhook.
+    pub name: &'static str,
+    /// Path on the server.
+    pub path: &'static str,
+    /// Label of every object of the installation.
+    pub label: (&'static str, &'static str),
+    /// ValidatingWebhookConfiguration that the webhook is in.
+    pub configuration: &'static str,
+    /// Finalizer of that configuration while something is open.
+    pub finalizer: &'static str,
+    /// What to run to see what is open.
+    pub look: &'static str,
+}
+
+impl Guard {
+    /// Seconds that the API server waits.
+    pub const TIMEOUT: u32 = 5;
+
+    const fn hook(&self) -> Hook {
+        Hook {
+            kind: HookKind::Validating,
+            name: self.name,
+            path: self.path,
+            api_group: "",
+            api_version: "v1",
+            resource: "namespaces",
+            operations: &[Operation::Delete],
+            failure_policy: FailurePolicy::Ignore,
+            timeout_seconds: Some(Self::TIMEOUT),
+        }
+    }
+
+    /// Answers the webhook: deletions are refused while an object is open.
+    #[must_use]
+    pub fn route<K>(&self, server: Server, client: &Client, open: fn(&K) -> bool) -> Server
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+    {
+        let (objects, look) = (Api::<K>::all(client.clone()), self.look);
+        let objects = Arc::new(objects);
+        server.route(&self.hook(), move |request| {
+            let objects = Arc::clone(&objects);
+            async move {
+                let params = ListParams::default();
+                match tokio::time::timeout(DEADLINE, objects.list(&params)).await {
+                    Ok(Ok(found)) => verdict(
+                        &request,
+                        found.iter().find(|object| open(object)).map(name_of),
+                        look,
+                    ),
+                    // The API server answers a deletion and not this: nothing is known, and a
+                    // deletion that is refused for no reason helps nobody.
+                    Ok(Err(_)) | Err(_) => Verdict::allow(),
+                }
+            }
+        })
+    }
+
+    /// Keeps the finalizer of the webhook configuration until `stop`.
+    pub async fn keep<K>(
+        &self,
+        client: Client,
+        writer: Writer,
+        cache: Cache<K>,
+        open: fn(&K) -> bool,
+        stop: Shutdown,
+    ) where
+        K: Send + Sync,
+    {
+        let api = Api::<ValidatingWebhookConfiguration>::all(client);
+        let mut kept = None;
+        loop {
+            let is_open = cache.list().iter().any(|object| open(object));
+            if kept != Some(is_open) {
+                match self.put(&api, &writer, is_open).await {
+                    Ok(()) => kept = Some(is_open),
+                    Err(error) => tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        configuration = self.configuration,
+                        "could not guard the installation"
+                    ),
+                }
+            }
+            if stop.or_stop(tokio::time::sleep(LOOK)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn put(
+        &self,
+        api: &Api<ValidatingWebhookConfiguration>,
+        writer: &Writer,
+        is_open: bool,
+    ) -> Result<(), Error> {
+        let Some(found) = read::get_opt(api, self.configuration).await? else {
+            return Ok(());
+        };
+        let going = found.metadata.deletion_timestamp.is_some();
+        let Some(finalizers) = wanted(found.finalizers(), self.finalizer, is_open, going) else {
+            return Ok(());
+        };
+        let patch = json!({"metadata": {
+            "finalizers": finalizers,
+            "resourceVersion": found.resource_version(),
+        }});
+        match writer.merge_patch(api, self.configuration, &patch).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The finalizers as they should be; `None` if they are. None can be added to what is going.
+fn wanted(finalizers: &[String], own: &str, is_open: bool, going: bool) -> Option<Vec<String>> {
+    let has = finalizers.iter().any(|finalizer| finalizer == own);
+    if has == is_open || (is_open && going) {
+        return None;
+    }
+    let mut wanted: Vec<String> = finalizers
+        .iter()
+        .filter(|finalizer| *finalizer != own)
+        .cloned()
+        .collect();
+    if is_open {
+        wanted.push(own.to_owned());
+    }
+    Some(wanted)
+}
+
+fn verdict(request: &AdmissionRequest<DynamicObject>, open: Option<String>, look: &str) -> Verdict {
+    match open {
+        None => Verdict::allow(),
+        Some(open) => Verdict::deny(format!(
+            "{} {} is needed by {open}: without it nobody ends what is open there. \
+             Wait until `{look}` shows nothing, or delete what it shows and wait, then try again",
+            request.kind.kind, request.name,
+        )),
+    }
+}
+
+fn name_of<K: Resource<DynamicType = ()>>(object: &K) -> String {
+    let kind = K::kind(&());
+    match object.meta().namespace.as_deref() {
+        Some(namespace) => format!("{kind} {namespace}/{}", object.name_any()),
+        None => format!("{kind} {}", object.name_any()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_finalizer_is_there_exactly_while_something_is_open() {
+        let none: [String; 0] = [];
+        let ours = ["own".to_owned(), "other".to_owned()];
+        assert_eq!(wanted(&none, "own", false, false), None);
+        assert_eq!(wanted(&none, "own", true, false), Some(vec!["own".into()]));
+        assert_eq!(wanted(&ours, "own", true, false), None);
+        assert_eq!(
+            wanted(&ours, "own", false, true),
+            Some(vec!["other".into()])
+        );
+        // The API server refuses a new finalizer on an object that is being deleted.
+        assert_eq!(wanted(&none, "own", true, true), None);
+    }
+}
