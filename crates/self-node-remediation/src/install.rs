@@ -9,4 +9,5 @@ pub mod daemonset;
 pub mod defaults;
 pub mod effects;
 pub mod plan;
+pub mod rotation;
 pub mod templates;
