@@ -131,6 +131,45 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 	@$(PART) "no test watchdog in it" cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test release -- --agent
 	@$(PART) --summary
 
+# Suites on the real control plane that take minutes each; `make test` leaves them out.
+SLOW_SUITES := \
+  volumes \
+  rotation
+
+.PHONY: test-slow
+test-slow: ## suites on the real control plane that take minutes each
+	@.ci/need rust go cc ip
+	@$(PART) --begin
+	@$(PART) "build" $(MAKE) --no-print-directory build
+	@$(PART) "control plane tools" $(MAKE) --no-print-directory cluster-tools
+	@passed=0; failed=0; for suite in $(SLOW_SUITES); do \
+	  if $(PART) "suite $$suite" cargo test --locked -j$(JOBS) -p medik8s-harness --test $$suite; \
+	  then passed=$$((passed + 1)); else failed=$$((failed + 1)); fi; done; \
+	$(PART) --summary; echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+
+# The release agent with the harness' watchdog, beside the release manager, in a target folder of their own.
+BENCH := target/bench/$(TARGET)/release
+BENCH_SNR = MEDIK8S_PROGRAMS=$(CURDIR)/$(BENCH) MEDIK8S_TEST_AGENT=$(CURDIR)/$(BENCH)/self-node-remediation-agent \
+  cargo run --quiet --locked -p medik8s-harness --bin medik8s-bench-snr --
+
+.PHONY: bench-programs
+bench-programs:
+	@.ci/need rust cc
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -j$(JOBS) --release --target $(TARGET) \
+	  --target-dir target/bench $(foreach o,$(filter-out self-node-remediation-agent,$(OPERATORS)),-p $(o))
+	RUSTFLAGS='-C target-feature=+crt-static' cargo rustc --locked -j$(JOBS) --release --target $(TARGET) \
+	  --target-dir target/bench -p self-node-remediation-agent --bin self-node-remediation-agent -- --cfg medik8s_test_watchdog
+
+.PHONY: bench-snr
+bench-snr: bench-programs cluster-tools ## figures of self node remediation (about half an hour on two cores)
+	@.ci/need go ip
+	ls -l $(BENCH)/self-node-remediation $(BENCH)/self-node-remediation-agent
+	$(BENCH_SNR) times
+	$(BENCH_SNR) times --profile hardware
+	$(BENCH_SNR) times --profile fast
+	$(BENCH_SNR) large
+	$(BENCH_SNR) storm
+
 .PHONY: test-release
 test-release: release test-agent cluster-tools ## release binaries: static, small, no test watchdog, DNS and TLS from a scratch image
 	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test release

@@ -270,6 +270,10 @@ pub mod snr {
     /// Node annotation of the agent, its last words: `<boot id>/<timeout s>`. Written only after
     /// the feeding of an armed watchdog has stopped for good.
     pub const STOPPED_FEEDING_ANNOTATION: &str = "self-node-remediation.medik8s.io/stopped-feeding";
+    /// Node annotation of our agent: last words of other nodes that could not write them themselves
+    /// (`<node>=<boot id>/<timeout s>`, separated by blanks).
+    pub const RELAYED_WORDS_ANNOTATION: &str =
+        "self-node-remediation.medik8s.io/relayed-stopped-feeding";
 
     /// Remediation annotation of the manager: boot ID that the node had when the finalizer was
     /// added. The order to reboot is for this boot only.

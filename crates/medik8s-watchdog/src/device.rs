@@ -108,8 +108,9 @@ pub trait WatchdogHost: Send + Sync {
     fn exists(&self, path: &Path) -> bool;
     /// All files `/dev/watchdog*` but directories.
     fn list(&self) -> Vec<DeviceFile>;
-    /// Opens a device, which starts its timer.
-    fn open(&self, path: &Path) -> Result<Box<dyn WatchdogDevice>, DeviceError>;
+    /// Opens a device, which starts its timer. `may_stop`: if the device turns out to be unusable right then, its timer
+    /// may be stopped again; false when somebody may count on the node being reset.
+    fn open(&self, path: &Path, may_stop: bool) -> Result<Box<dyn WatchdogDevice>, DeviceError>;
 }
 
 /// A host without any watchdog.
@@ -125,7 +126,7 @@ impl WatchdogHost for NoWatchdogs {
         Vec::new()
     }
 
-    fn open(&self, _path: &Path) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
+    fn open(&self, _path: &Path, _may_stop: bool) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
         Err(DeviceError::Missing)
     }
 }

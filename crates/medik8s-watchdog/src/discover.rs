@@ -1,9 +1,10 @@
 //! Which device becomes the node's watchdog.
 //!
-//! The configured file comes first. If it does not exist, `softdog` is loaded and the youngest
+//! The device that an earlier process of this boot used comes first: its timer runs, and only feeding
+//! that very device keeps the node up. Then the configured file. If it does not exist, `softdog` is loaded and the youngest
 //! `/dev/watchdog*` is taken (the original's rule). If what was found is busy or useless, the
-//! other devices are tried, and softdog at the end. The configured one is busy when it stays so for
-//! two seconds.
+//! other devices are tried, and softdog at the end. The first two are busy when they stay so for two
+//! seconds.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -20,6 +21,8 @@ const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the caller wants and allows.
 pub struct ArmRequest<'a> {
+    /// The device that was used earlier in this boot.
+    pub earlier: Option<&'a Path>,
     /// The configured device file.
     pub configured: &'a Path,
     /// A timeout to set, if one is configured.
@@ -92,6 +95,11 @@ pub fn arm(host: &Host, request: &ArmRequest<'_>) -> Result<Armed, NotArmed> {
         report: NotArmed::default(),
     };
     let watchdogs = host.watchdogs();
+    if let Some(earlier) = request.earlier.filter(|path| watchdogs.exists(path))
+        && let Some(armed) = search.attempt(earlier)?
+    {
+        return Ok(armed);
+    }
     if watchdogs.exists(request.configured)
         && let Some(armed) = search.attempt(request.configured)?
     {
@@ -148,17 +156,14 @@ impl Search<'_> {
         if !self.seen.insert(path.to_path_buf()) {
             return Ok(None);
         }
-        let mut tries = if path == self.request.configured {
-            BUSY_TRIES
-        } else {
-            1
-        };
+        let is_known = path == self.request.configured || Some(path) == self.request.earlier;
+        let mut tries = if is_known { BUSY_TRIES } else { 1 };
         let device = loop {
             if !self.permitted() {
                 return Err(std::mem::take(&mut self.report));
             }
             tries = tries.saturating_sub(1);
-            match self.host.watchdogs().open(path) {
+            match self.host.watchdogs().open(path, self.request.may_release) {
                 Ok(device) => break device,
                 Err(DeviceError::Busy) if tries > 0 => std::thread::sleep(BUSY_PAUSE),
                 Err(error) => {

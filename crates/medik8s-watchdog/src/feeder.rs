@@ -119,6 +119,9 @@ pub enum Notice {
     Triggered {
         /// The timeout in force, read back after it was shortened if it could be.
         timeout: Duration,
+        /// Whether the device did what it was told last. One that refused its feeds, or does not tell its timeout, may
+        /// not reset the machine either: nobody may be told to count on it.
+        reliable: bool,
         /// When the device was last fed (boot-time clock).
         last_feed: Duration,
     },
@@ -221,6 +224,7 @@ impl Feeder {
             clock,
             notify,
             schedule: Schedule::new(timeout, now),
+            refused: false,
         };
         let join = std::thread::Builder::new()
             .name("watchdog".to_owned())
@@ -318,6 +322,8 @@ struct Runner {
     clock: Arc<dyn BootClock>,
     notify: Box<dyn Fn(Notice) + Send>,
     schedule: Schedule,
+    /// The latest feed was refused.
+    refused: bool,
 }
 
 impl Runner {
@@ -389,11 +395,13 @@ impl Runner {
         };
         match device.feed() {
             Ok(()) => {
+                self.refused = false;
                 let now = self.clock.boottime();
                 self.shared.last_feed.store(nanos(now), Ordering::SeqCst);
                 self.schedule.fed(now);
             }
             Err(error) => {
+                self.refused = true;
                 self.shared.failures.fetch_add(1, Ordering::SeqCst);
                 self.schedule.failed(self.clock.boottime());
                 (self.notify)(Notice::FeedFailed(error));
@@ -430,6 +438,7 @@ impl Runner {
     fn finish_trigger(&mut self, now: Duration) {
         let mut timeout = Duration::from_nanos(self.shared.timeout.load(Ordering::SeqCst));
         let until = Duration::from_nanos(self.shared.feed_until.load(Ordering::SeqCst));
+        let mut reliable = !self.refused;
         if let Some(device) = self.device.as_mut()
             && self.shared.may_shorten.load(Ordering::SeqCst)
             && device.info().takes_timeout()
@@ -456,18 +465,22 @@ impl Runner {
                     Ok(_) | Err(_) => {}
                 }
             }
-            // The truth is what the driver says now, above all after refused attempts.
-            match device.timeout() {
-                Ok(read) if read > Duration::ZERO => timeout = read,
-                Ok(_) | Err(_) => {}
-            }
+        }
+        // The truth is what the driver says now, above all after refused attempts.
+        match self.device.as_ref().map(|device| device.timeout()) {
+            Some(Ok(read)) if read > Duration::ZERO => timeout = read,
+            Some(Ok(_) | Err(_)) | None => reliable = false,
         }
         self.shared.timeout.store(nanos(timeout), Ordering::SeqCst);
         self.shared.set(FeederState::Triggered);
         let fed = Duration::from_nanos(self.shared.last_feed.load(Ordering::SeqCst));
         // Never fed: the opening counts, which was before this thread began.
         let last_feed = if fed > Duration::ZERO { fed } else { now };
-        (self.notify)(Notice::Triggered { timeout, last_feed });
+        (self.notify)(Notice::Triggered {
+            timeout,
+            reliable,
+            last_feed,
+        });
     }
 
     fn close(mut self) {

@@ -11,6 +11,9 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC};
@@ -18,6 +21,9 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC};
 use crate::device::{NoWatchdogs, WatchdogHost};
 use crate::linux::LinuxWatchdogs;
 use crate::machine::Machine;
+
+/// A link of the reboot chain that takes longer hangs. All that works takes no time.
+const LINK_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why something could not be taken from the host.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +70,9 @@ pub enum HostError {
     /// reboot(2) returned.
     #[error("reboot(2) was refused")]
     Reboot(#[source] std::io::Error),
+    /// A link of the reboot chain did not return; the next one is tried.
+    #[error("no answer within {} s", LINK_LIMIT.as_secs())]
+    Hangs,
 }
 
 /// One try to reset the machine by software that did not end this process.
@@ -88,8 +97,10 @@ pub enum RebootStep {
 pub struct Host {
     root: PathBuf,
     /// Present only for the real root: the abilities that can reset this machine.
-    machine: Option<Machine>,
+    machine: Option<Arc<Machine>>,
     watchdogs: Box<dyn WatchdogHost>,
+    /// Which links of the reboot chain have not returned yet.
+    hanging: [Arc<AtomicBool>; LINKS],
 }
 
 impl std::fmt::Debug for Host {
@@ -121,11 +132,13 @@ impl Host {
     /// The host under `root` with watchdogs from elsewhere.
     pub fn with_watchdogs(root: impl Into<PathBuf>, watchdogs: Box<dyn WatchdogHost>) -> Self {
         let root = root.into();
-        let machine = (root == Path::new(Self::REAL_ROOT)).then(|| Machine::of_this_process(&root));
+        let machine =
+            (root == Path::new(Self::REAL_ROOT)).then(|| Arc::new(Machine::of_this_process(&root)));
         Self {
             root,
             machine,
             watchdogs,
+            hanging: Default::default(),
         }
     }
 
@@ -204,19 +217,68 @@ impl Host {
         }
     }
 
-    /// Resets the machine by software, without sync or unmount, which may hang. Returns only if
-    /// the machine is still alive after the last link of the chain.
+    /// Resets the machine by software, without sync or unmount, which may hang. Each link is tried on a thread of its
+    /// own, so that one that hangs does not keep the next from its turn. Returns only if the machine is still alive
+    /// after the last link of the chain.
     pub fn reboot(&self) -> Vec<RebootAttempt> {
-        let attempt = |step: RebootStep| {
-            let result = match (&step, &self.machine) {
+        let links = self.reboot_chain().into_iter().map(|step| {
+            let (machine, link) = (self.machine.clone(), step.clone());
+            let work: Link = Arc::new(move || match (&link, &machine) {
                 (RebootStep::Sysrq(path), Some(machine)) => machine.write_sysrq(path),
                 (RebootStep::Sysrq(path), None) => write_plain(path),
                 (RebootStep::Syscall, Some(machine)) => machine.reboot_syscall(),
                 (RebootStep::Syscall, None) => Err(HostError::NotTheMachine),
-            };
-            RebootAttempt { step, result }
+            });
+            (step, work)
+        });
+        try_links(links, &self.hanging)
+    }
+}
+
+/// The longest chain.
+const LINKS: usize = 3;
+
+/// One way to reset the machine.
+type Link = Arc<dyn Fn() -> Result<(), HostError> + Send + Sync>;
+
+/// Tries one link after the other. A link that has not returned since an earlier try is not tried again.
+fn try_links(
+    links: impl IntoIterator<Item = (RebootStep, Link)>,
+    hanging: &[Arc<AtomicBool>; LINKS],
+) -> Vec<RebootAttempt> {
+    let attempt = |((step, link), hangs): ((RebootStep, Link), &Arc<AtomicBool>)| {
+        let result = if hangs.swap(true, Ordering::SeqCst) {
+            Err(HostError::Hangs)
+        } else {
+            try_link(&link, hangs)
         };
-        self.reboot_chain().into_iter().map(attempt).collect()
+        RebootAttempt { step, result }
+    };
+    links.into_iter().zip(hanging).map(attempt).collect()
+}
+
+fn try_link(link: &Link, hangs: &Arc<AtomicBool>) -> Result<(), HostError> {
+    let (sender, outcome) = mpsc::sync_channel(1);
+    let (work, returned) = (Arc::clone(link), Arc::clone(hangs));
+    let spawned = std::thread::Builder::new()
+        .name("reboot-link".to_owned())
+        .spawn(move || {
+            let result = work();
+            returned.store(false, Ordering::SeqCst);
+            if sender.send(result).is_err() {
+                tracing::debug!("a link of the reboot chain returned late");
+            }
+        });
+    match spawned {
+        Ok(_) => outcome
+            .recv_timeout(LINK_LIMIT)
+            .unwrap_or(Err(HostError::Hangs)),
+        Err(error) => {
+            tracing::warn!(%error, "no thread for a link of the reboot chain");
+            let result = link();
+            hangs.store(false, Ordering::SeqCst);
+            result
+        }
     }
 }
 

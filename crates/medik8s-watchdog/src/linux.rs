@@ -96,7 +96,7 @@ impl WatchdogHost for LinuxWatchdogs {
         list_folder(&self.dev)
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
+    fn open(&self, path: &Path, may_stop: bool) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
         // Looked at before opening: opening arms, and a mistaken path must not be written to.
         let meta = std::fs::metadata(path).map_err(|source| open_error(&source))?;
         if !meta.file_type().is_char_device() {
@@ -107,7 +107,7 @@ impl WatchdogHost for LinuxWatchdogs {
             .open(path)
             .map_err(|e| open_error(&e))?;
         let nowayout = self.nowayout(meta.rdev());
-        LinuxDevice::query(file, path, nowayout).map(|device| Box::new(device) as _)
+        LinuxDevice::query(file, path, nowayout, may_stop).map(|device| Box::new(device) as _)
     }
 }
 
@@ -152,21 +152,39 @@ struct LinuxDevice {
 }
 
 impl LinuxDevice {
-    fn query(mut file: File, path: &Path, nowayout: Option<bool>) -> Result<Self, DeviceError> {
+    fn query(
+        file: File,
+        path: &Path,
+        nowayout: Option<bool>,
+        may_stop: bool,
+    ) -> Result<Self, DeviceError> {
         let mut raw = WatchdogInfo {
             options: 0,
             firmware_version: 0,
             identity: [0; 32],
         };
         // SAFETY: the descriptor is open and `raw` is a valid, writable watchdog_info.
-        let answer = unsafe { ioctl::get_support(file.as_raw_fd(), &raw mut raw) };
-        match answer {
-            Ok(_) => {}
+        let answer = unsafe { ioctl::get_support(file.as_raw_fd(), &raw mut raw) }.map(|_| raw);
+        Self::of(file, path, nowayout, may_stop, answer)
+    }
+
+    /// The device, or why the driver's answer makes it none.
+    fn of(
+        mut file: File,
+        path: &Path,
+        nowayout: Option<bool>,
+        may_stop: bool,
+        answer: Result<WatchdogInfo, Errno>,
+    ) -> Result<Self, DeviceError> {
+        let raw = match answer {
+            Ok(raw) => raw,
             Err(Errno::ENOTTY | Errno::EINVAL) => return Err(DeviceError::NotAWatchdog),
             Err(errno) => {
-                // Opening started the timer of a device that nobody will feed. It was never
-                // announced as this node's watchdog, since announcing needs this very answer.
-                if let Err(error) = file.write_all(MAGIC) {
+                // Opening started a timer that nobody will feed. Whether it is the one that an earlier process of this
+                // boot has announced is not known, so it is stopped only if nobody counts on it.
+                if !may_stop {
+                    tracing::warn!(path = %path.display(), "the timer is left running");
+                } else if let Err(error) = file.write_all(MAGIC) {
                     tracing::warn!(path = %path.display(), %error, "could not stop the timer");
                 }
                 return Err(DeviceError::io(
@@ -174,7 +192,7 @@ impl LinuxDevice {
                     errno,
                 ));
             }
-        }
+        };
         let identity = raw
             .identity
             .split(|byte| *byte == 0)
@@ -235,9 +253,12 @@ mod tests {
         let path = dir.path().join("watchdog");
         std::fs::write(&path, "untouched").unwrap();
         let host = LinuxWatchdogs::new(dir.path(), dir.path());
-        assert!(matches!(host.open(&path), Err(DeviceError::NotAWatchdog)));
         assert!(matches!(
-            host.open(&dir.path().join("none")),
+            host.open(&path, true),
+            Err(DeviceError::NotAWatchdog)
+        ));
+        assert!(matches!(
+            host.open(&dir.path().join("none"), true),
             Err(DeviceError::Missing)
         ));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "untouched");
@@ -248,9 +269,22 @@ mod tests {
         // /dev/null answers every ioctl with ENOTTY.
         let host = LinuxWatchdogs::new("/nowhere", "/nowhere");
         assert!(matches!(
-            host.open(Path::new("/dev/null")),
+            host.open(Path::new("/dev/null"), true),
             Err(DeviceError::NotAWatchdog)
         ));
+    }
+
+    /// A device whose driver does not answer may be the one that was announced: then its timer runs on.
+    #[test]
+    fn a_device_that_does_not_answer_is_stopped_only_if_nobody_counts_on_it() {
+        for (may_stop, written) in [(true, "V"), (false, "")] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("watchdog");
+            let file = File::create(&path).unwrap();
+            let refused = LinuxDevice::of(file, &path, None, may_stop, Err(Errno::EIO));
+            assert!(matches!(refused, Err(DeviceError::Io { .. })));
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), written);
+        }
     }
 
     #[test]

@@ -5,16 +5,20 @@ use std::net::{IpAddr, SocketAddr};
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use medik8s_runtime::clock::Clock;
 use self_node_remediation_core::agent::Evidence;
+use self_node_remediation_core::announcement::StoppedFeeding;
 use self_node_remediation_core::ids::NodeName;
+use self_node_remediation_core::table;
 use self_node_remediation_core::time::BootInstant;
 use self_node_remediation_core::verdict::Said;
-use self_node_remediation_peer::{Client, HealthRequest, Status};
+use self_node_remediation_peer::{Client, HealthRequest, RelayRequest, Status};
 
 use crate::directory::Directory;
 use crate::inbox::Sender;
 
 /// Peers asked at once (fencing-safety section 7).
 const IN_FLIGHT: usize = 256;
+/// Peers that are asked to pass last words on.
+const RELAYS: usize = 5;
 
 /// Asks peers about the own node. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -55,6 +59,31 @@ impl Asker {
             .buffer_unordered(IN_FLIGHT)
             .collect::<()>()
             .await;
+    }
+
+    /// Asks some peers to pass our last words on; whether they can is not known, so several are asked.
+    pub async fn relay(self, words: &StoppedFeeding, chance: u64) {
+        let request = RelayRequest {
+            node_name: self.node.to_string(),
+            words: words.to_string(),
+        };
+        let known = self.directory.remembered().addresses;
+        let others = known.keys().filter(|name| **name != self.node);
+        let mut chosen = table::shuffled(others, chance);
+        chosen.truncate(RELAYS);
+        let mut calls: FuturesUnordered<_> = chosen
+            .iter()
+            .flat_map(|node| known.get(node).into_iter().flatten())
+            .map(|address| {
+                let address = SocketAddr::new(*address, self.port);
+                self.client.relay(address, request.clone())
+            })
+            .collect();
+        let mut understood = 0_u32;
+        while let Some(answer) = calls.next().await {
+            understood = understood.saturating_add(u32::from(answer.is_ok()));
+        }
+        tracing::warn!(%words, understood, "asked peers to tell that feeding has stopped");
     }
 
     /// One vote per node, whatever number of addresses it has: the first answer counts.

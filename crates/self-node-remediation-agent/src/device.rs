@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use medik8s_runtime::clock::Clock;
@@ -35,6 +35,10 @@ pub struct Device(Arc<Inner>);
 struct Inner {
     host: Arc<Host>,
     path: PathBuf,
+    /// The device that an earlier process of this boot used.
+    earlier: OnceLock<PathBuf>,
+    /// The device in use.
+    used: OnceLock<PathBuf>,
     clock: Clock,
     inbox: Sender,
     /// End of the permit in nanoseconds since boot.
@@ -59,6 +63,8 @@ impl Device {
         Self(Arc::new(Inner {
             host,
             path,
+            earlier: OnceLock::new(),
+            used: OnceLock::new(),
             clock,
             inbox,
             feed_until: AtomicU64::new(0),
@@ -66,6 +72,16 @@ impl Device {
             opened: AtomicU64::new(0),
             rebooting: AtomicBool::new(false),
         }))
+    }
+
+    /// The device that an earlier process of this boot used is the one that runs: it is tried first.
+    pub fn recall(&self, earlier: PathBuf) {
+        self.0.earlier.get_or_init(|| earlier);
+    }
+
+    /// The device in use, once one is open.
+    pub fn used(&self) -> Option<&PathBuf> {
+        self.0.used.get()
     }
 
     fn feeder(&self) -> MutexGuard<'_, Option<Feeder>> {
@@ -102,6 +118,7 @@ impl Device {
 
     fn open_here(&self, timeout: Option<Duration>, may_release: bool) {
         let request = ArmRequest {
+            earlier: self.0.earlier.get().map(PathBuf::as_path),
             configured: &self.0.path,
             timeout,
             permitted: &|| self.is_permitted(),
@@ -122,6 +139,7 @@ impl Device {
 
     fn start(&self, armed: medik8s_watchdog::Armed) -> Evidence {
         let info = armed.device.info().clone();
+        self.0.used.get_or_init(|| info.path.clone());
         if let Some(reason) = &armed.timeout_refused {
             tracing::warn!(device = %info, reason, "the configured watchdog timeout is not in force");
         }

@@ -7,6 +7,7 @@
 //! * The loop never waits for anything outside: reads, writes, peers and the device report back
 //!   through the inbox. Only the state folder is written in place; it is a tmpfs.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,9 +17,11 @@ use medik8s_watchdog::Notice as FeederNotice;
 use self_node_remediation_core::agent::{
     Command, Evidence, Listed, Recorded, Settings as Rules, State, next_wake, step,
 };
-use self_node_remediation_core::ids::Uid;
+use self_node_remediation_core::announcement::{Announcement, Relayed, StoppedFeeding};
+use self_node_remediation_core::ids::{NodeName, Uid};
 use self_node_remediation_core::peer_server::{self, Answer, LiveRead, Question};
 use self_node_remediation_core::time::BootInstant;
+use self_node_remediation_peer::RelayRequest;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::ask::Asker;
@@ -30,7 +33,7 @@ use crate::metrics::Reading;
 use crate::publish::Publisher;
 use crate::questions::{Questions, Waiting};
 use crate::sense::Senses;
-use crate::store::{PEERS, STATE, Store};
+use crate::store::{DEVICE, PEERS, STATE, Store};
 use crate::tell::Teller;
 
 /// A record that could not be written is tried again after this time.
@@ -97,6 +100,9 @@ pub async fn run(parts: Parts, inbox: Receiver) -> Result<(), DriverError> {
     if let Some(remembered) = parts.store.read::<Remembered>(PEERS, boot) {
         parts.directory.recall(remembered);
     }
+    if let Some(device) = parts.store.read::<PathBuf>(DEVICE, boot) {
+        parts.device.recall(device);
+    }
     let state = State::restore(&parts.rules, record, now);
     let mut driver = Driver {
         parts,
@@ -107,6 +113,7 @@ pub async fn run(parts: Parts, inbox: Receiver) -> Result<(), DriverError> {
         recorded: true,
         stepped: BootInstant::ZERO,
         watchdog_lost: false,
+        relayed: Relayed::default(),
         ends: false,
     };
     driver.run(inbox).await
@@ -125,6 +132,8 @@ struct Driver {
     stepped: BootInstant,
     /// The watchdog refuses to be fed and does not reset the machine either.
     watchdog_lost: bool,
+    /// Last words of other nodes.
+    relayed: Relayed,
     ends: bool,
 }
 
@@ -202,6 +211,10 @@ impl Driver {
                 }
                 self.answer_served(started, list.as_ref())
             }
+            Input::Relay(request) => {
+                self.relay(&request);
+                Ok(())
+            }
             Input::PeersChanged => {
                 self.remember_peers();
                 Ok(())
@@ -214,6 +227,9 @@ impl Driver {
     }
 
     fn evidence(&mut self, evidence: Evidence) -> Result<(), DriverError> {
+        if matches!(evidence, Evidence::Opened { .. }) {
+            self.remember_device();
+        }
         let Evidence::ApiRead { started, list, .. } = &evidence else {
             return self.step(evidence);
         };
@@ -246,7 +262,12 @@ impl Driver {
                     timeout: whole_seconds(timeout),
                 });
             }
-            FeederNotice::Triggered { timeout, last_feed } => {
+            FeederNotice::Triggered {
+                timeout,
+                reliable,
+                last_feed,
+            } => {
+                let timeout = if reliable { timeout } else { Duration::ZERO };
                 return self.step(Evidence::Starved {
                     timeout: whole_seconds(timeout),
                     last_feed: BootInstant::at(last_feed),
@@ -320,19 +341,9 @@ impl Driver {
                 }
                 Command::PublishStoppedFeeding(words) => {
                     if may_publish {
-                        let publisher = self.parts.publisher.clone();
-                        self.tasks.spawn(async move {
-                            match publisher.stopped_feeding(&words).await {
-                                Ok(()) => tracing::warn!(%words, "told that feeding has stopped"),
-                                Err(error) => {
-                                    let error = &error as &dyn std::error::Error;
-                                    tracing::warn!(
-                                        error,
-                                        "could not tell that feeding has stopped"
-                                    );
-                                }
-                            }
-                        });
+                        let asker = self.parts.asker.clone();
+                        let last = last_words(self.parts.publisher.clone(), asker, words);
+                        self.tasks.spawn(last);
                     }
                 }
                 Command::Tell(notice) => self.parts.teller.tell(&notice),
@@ -412,11 +423,7 @@ impl Driver {
         }
     }
 
-    fn announce(
-        &mut self,
-        sequence: u64,
-        announcement: self_node_remediation_core::announcement::Announcement,
-    ) {
+    fn announce(&mut self, sequence: u64, announcement: Announcement) {
         let (publisher, inbox) = (self.parts.publisher.clone(), self.parts.inbox.clone());
         self.tasks.spawn(async move {
             let accepted = match publisher.announce(&announcement).await {
@@ -441,6 +448,37 @@ impl Driver {
         if let Err(error) = self.parts.store.write(PEERS, boot, &remembered) {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(error, "the peers' addresses could not be recorded");
+        }
+    }
+
+    /// Passes the last words of another node on.
+    fn relay(&mut self, request: &RelayRequest) {
+        let node = NodeName::new(request.node_name.as_str());
+        let (Some(node), Ok(words)) = (node, request.words.parse::<StoppedFeeding>()) else {
+            tracing::warn!(?request, "these last words cannot be understood");
+            return;
+        };
+        tracing::warn!(%node, %words, "a peer asks to tell that its feeding has stopped");
+        if !self.relayed.add(node, words) {
+            return;
+        }
+        let (publisher, relayed) = (self.parts.publisher.clone(), self.relayed.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = publisher.relayed(&relayed).await {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "could not pass last words on");
+            }
+        });
+    }
+
+    fn remember_device(&self) {
+        let Some(device) = self.parts.device.used() else {
+            return;
+        };
+        let boot = &self.parts.rules.own.boot;
+        if let Err(error) = self.parts.store.write(DEVICE, boot, device) {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the watchdog device could not be recorded");
         }
     }
 
@@ -552,6 +590,18 @@ impl Driver {
         if tokio::time::timeout(RELEASE_LIMIT, released).await.is_err() {
             tracing::warn!("the watchdog feeder did not let go of the device in time");
         }
+    }
+}
+
+/// Tells the API server, or peers if it does not take it.
+async fn last_words(publisher: Publisher, asker: Asker, words: StoppedFeeding) {
+    let told = publisher.stopped_feeding(&words).await.map_err(|error| {
+        let error = &error as &dyn std::error::Error;
+        tracing::warn!(error, "could not tell that feeding has stopped");
+    });
+    match told {
+        Ok(()) => tracing::warn!(%words, "told that feeding has stopped"),
+        Err(()) => asker.relay(&words, rand::random()).await,
     }
 }
 

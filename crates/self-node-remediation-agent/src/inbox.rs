@@ -3,7 +3,7 @@
 use medik8s_watchdog::Notice as FeederNotice;
 use self_node_remediation_core::agent::{Evidence, Listed};
 use self_node_remediation_core::time::BootInstant;
-use self_node_remediation_peer::HealthRequest;
+use self_node_remediation_peer::{HealthRequest, RelayRequest};
 use tokio::sync::{mpsc, oneshot};
 
 /// One message for the loop.
@@ -15,6 +15,8 @@ pub enum Input {
     Feeder(FeederNotice),
     /// A peer, or the manager, asks.
     Question(HealthRequest, oneshot::Sender<PeerAnswer>),
+    /// A peer that cannot reach the API server asks to pass its last words on.
+    Relay(RelayRequest),
     /// A list that was made for questions ended.
     ListedForPeers {
         /// When the first request was sent.

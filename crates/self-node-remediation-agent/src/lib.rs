@@ -63,7 +63,7 @@ use medik8s_runtime::write::Writer;
 use medik8s_runtime::{certs, events, probes};
 use medik8s_watchdog::Host;
 use self_node_remediation_core::agent::{Evidence, Settings as Rules};
-use self_node_remediation_core::ids::BootId;
+use self_node_remediation_core::ids::{BootId, Uid};
 use self_node_remediation_core::order::{Own, Remediation};
 use self_node_remediation_peer::CertificateSet;
 use self_node_remediation_peer::certificates::{CA_FIELD, CERT_FIELD, KEY_FIELD};
@@ -407,8 +407,15 @@ fn watch_remediations(
     let (senses, inbox) = (senses.clone(), inbox.clone());
     let spawner = process.spawner();
     informer.on_change(move |change| {
-        // A deletion says nothing: only a consistent list shows an order gone.
         let Some(remediation) = change.new.as_deref().and_then(Remediation::parse) else {
+            // A deletion proves nothing: only a consistent list shows an order gone. But it is a reason to make one.
+            let gone = change
+                .old
+                .as_deref()
+                .and_then(|old| old.metadata.uid.as_deref());
+            if let Some(uid) = gone.and_then(Uid::new) {
+                inbox.evidence(Evidence::WatchedGone(uid));
+            }
             return;
         };
         let (senses, inbox) = (senses.clone(), inbox.clone());
@@ -507,6 +514,7 @@ async fn stand_by(folder: Folder, inbox: &mut inbox::Receiver) -> anyhow::Result
                     Input::Evidence(_)
                     | Input::Feeder(_)
                     | Input::Question(..)
+                    | Input::Relay(_)
                     | Input::ListedForPeers { .. }
                     | Input::PeersChanged,
                 ) => {}

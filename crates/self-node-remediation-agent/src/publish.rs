@@ -6,11 +6,11 @@ use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use medik8s_api::names::snr::{
     AGENT_VERSION_ANNOTATION, ANNOUNCED_ANNOTATION, IS_REBOOT_CAPABLE_ANNOTATION,
-    STOPPED_FEEDING_ANNOTATION, WATCHDOG_TIMEOUT_ANNOTATION,
+    RELAYED_WORDS_ANNOTATION, STOPPED_FEEDING_ANNOTATION, WATCHDOG_TIMEOUT_ANNOTATION,
 };
 use medik8s_runtime::cli::Product;
 use medik8s_runtime::write::{Error, Writer};
-use self_node_remediation_core::announcement::{Announcement, StoppedFeeding};
+use self_node_remediation_core::announcement::{Announcement, Relayed, StoppedFeeding};
 use self_node_remediation_core::ids::NodeName;
 use serde_json::{Value, json};
 
@@ -56,6 +56,12 @@ impl Publisher {
     /// The last words.
     pub async fn stopped_feeding(&self, words: &StoppedFeeding) -> Result<(), Error> {
         let annotations = json!({ STOPPED_FEEDING_ANNOTATION: words.to_string() });
+        self.patch(&annotations, LAST_WORDS).await
+    }
+
+    /// Last words of other nodes, on the own Node.
+    pub async fn relayed(&self, words: &Relayed) -> Result<(), Error> {
+        let annotations = json!({ RELAYED_WORDS_ANNOTATION: words.to_string() });
         self.patch(&annotations, LAST_WORDS).await
     }
 

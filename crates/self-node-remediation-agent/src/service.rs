@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use medik8s_runtime::cli::BindAddress;
 use medik8s_runtime::shutdown::Shutdown;
-use self_node_remediation_peer::server::{self, Settings};
+use self_node_remediation_peer::server::{self, Settings, TakeWords};
 use self_node_remediation_peer::{HealthRequest, HealthResponse, Identity, Status};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -43,6 +43,10 @@ pub async fn serve(
     inbox: Sender,
     stop: Shutdown,
 ) -> anyhow::Result<()> {
+    let words: TakeWords = Arc::new({
+        let inbox = inbox.clone();
+        move |request| inbox.send(Input::Relay(request))
+    });
     let answer = move |question: HealthRequest| {
         let (standing_by, inbox) = (Arc::clone(&standing_by), inbox.clone());
         async move {
@@ -57,7 +61,7 @@ pub async fn serve(
     };
     let limits = Settings::answering_within(api_timeout.saturating_add(NET));
     let until = async move { stop.triggered().await };
-    server::serve(listener, &identity, limits, answer, until).await?;
+    server::serve_and_relay(listener, &identity, limits, answer, Some(words), until).await?;
     Ok(())
 }
 

@@ -29,6 +29,9 @@ pub const STATE: &str = "state.json";
 /// Where the peers were, so that a process that starts during an outage can ask them.
 pub const PEERS: &str = "peers.json";
 
+/// Which watchdog device is in use.
+pub const DEVICE: &str = "watchdog.json";
+
 /// Why the state folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("could not {operation} {path}")]

@@ -57,7 +57,7 @@ impl WatchdogHost for SocketWatchdogs {
             .collect()
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
+    fn open(&self, path: &Path, _may_stop: bool) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
         if path != Path::new(PATH) {
             return Err(DeviceError::Missing);
         }

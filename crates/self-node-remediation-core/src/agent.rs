@@ -93,6 +93,8 @@ pub enum Evidence {
     },
     /// A remediation, as a watch showed it.
     Watched(Remediation),
+    /// A watch shows this remediation gone. That proves nothing, but it is a reason to look.
+    WatchedGone(Uid),
     /// Outcome of [`Command::ListNodes`]: all nodes, metadata only.
     Nodes {
         /// All nodes.
@@ -143,7 +145,8 @@ pub enum Evidence {
     },
     /// Outcome of [`Command::Starve`]: nothing feeds any more.
     Starved {
-        /// The timeout that runs now, in seconds, as read back.
+        /// The timeout that runs now, in seconds, as read back. 0: the device did not take its last feeds or does not
+        /// tell its timeout, so nobody may count on its reset (no last words).
         timeout: u64,
         /// When it was fed last.
         last_feed: BootInstant,
@@ -564,6 +567,11 @@ impl Step<'_> {
             }
             Evidence::Listed { started, list } => self.judge(started, &list),
             Evidence::Watched(remediation) => self.watched(&remediation),
+            Evidence::WatchedGone(uid) => {
+                if self.state.knowledge.holds(&uid) {
+                    self.check_soon();
+                }
+            }
             Evidence::Nodes {
                 nodes,
                 stamp,
@@ -617,6 +625,9 @@ impl Step<'_> {
     }
 
     fn watched(&mut self, remediation: &Remediation) {
+        if !remediation.is_order() && self.state.knowledge.holds(&remediation.uid) {
+            self.check_soon();
+        }
         self.state.knowledge.see(remediation, self.now);
         if remediation.is_order_for(&self.settings.own.boot) {
             self.fence(Reason::Ordered(remediation.uid.clone()));

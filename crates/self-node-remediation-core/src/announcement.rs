@@ -6,7 +6,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{BootId, Unusable};
+use crate::ids::{BootId, NodeName, Unusable};
 
 #[cfg(test)]
 mod tests;
@@ -161,5 +161,60 @@ impl FromStr for StoppedFeeding {
             boot: BootId::new(boot).ok_or(Unusable)?,
             timeout,
         })
+    }
+}
+
+/// Last words of other nodes that an agent passes on in an annotation of its own Node: `<node>=<boot id>/<timeout s>`,
+/// separated by blanks. A node whose API is gone can still reach its peers; what it says is as true from there, because
+/// it names a boot, in which nothing feeds again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Relayed(Vec<(NodeName, StoppedFeeding)>);
+
+impl Relayed {
+    /// The latest ones; an older reboot is over.
+    const MOST: usize = 8;
+
+    /// Adds words. Returns whether they are new.
+    pub fn add(&mut self, node: NodeName, words: StoppedFeeding) -> bool {
+        let new = (node, words);
+        if self.0.contains(&new) {
+            return false;
+        }
+        self.0.push(new);
+        let surplus = self.0.len().saturating_sub(Self::MOST);
+        self.0.drain(..surplus);
+        true
+    }
+
+    /// The words of a node about a boot.
+    pub fn about(&self, node: &NodeName, boot: &BootId) -> Option<&StoppedFeeding> {
+        self.0
+            .iter()
+            .find(|(name, words)| name == node && words.boot == *boot)
+            .map(|(_, words)| words)
+    }
+
+    /// Whose words they are.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeName> {
+        self.0.iter().map(|(node, _)| node)
+    }
+
+    /// Reads an annotation; what is unreadable is left out.
+    pub fn read(text: &str) -> Self {
+        let one = |entry: &str| {
+            let (node, words) = entry.split_once('=')?;
+            Some((NodeName::new(node)?, words.parse().ok()?))
+        };
+        Self(text.split_ascii_whitespace().filter_map(one).collect())
+    }
+}
+
+impl fmt::Display for Relayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (node, words)) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { " " };
+            write!(f, "{separator}{node}={words}")?;
+        }
+        Ok(())
     }
 }

@@ -114,6 +114,11 @@ impl Knowledge {
             .any(|known| known.target.matches(node, machine) != Match::No)
     }
 
+    /// Whether this order is held.
+    pub fn holds(&self, uid: &Uid) -> bool {
+        self.orders.contains_key(uid)
+    }
+
     /// Whether any order is held.
     pub fn is_empty(&self) -> bool {
         self.orders.is_empty()

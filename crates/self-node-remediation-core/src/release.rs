@@ -412,7 +412,9 @@ pub fn decide(seen: &Seen<'_>, now: Timestamp) -> Result<Decision, BudgetError> 
         Some(decision @ (Decision::Record(_) | Decision::Release(_))) => return Ok(decision),
         other => other,
     };
-    let by_time = if node.announces() {
+    // Ordered on an announcement. If that is gone together with the pod of the agent, nobody says what the agent does.
+    let was_announced = times.bound.is_some() && node.agent == AgentPods::None;
+    let by_time = if node.announces() || was_announced {
         by_announcement(seen, recorded, times, now)?
     } else if remediation.deleting {
         Decision::Hold(Hold::OldAgentAndDeleted)

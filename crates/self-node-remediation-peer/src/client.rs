@@ -16,7 +16,10 @@ use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
 use crate::codec::SmallCodec;
-use crate::message::{HealthRequest, HealthResponse, IS_HEALTHY_PATH, MAX_MESSAGE};
+use crate::message::{
+    HealthRequest, HealthResponse, IS_HEALTHY_PATH, MAX_MESSAGE, RELAY_PATH, RelayRequest,
+    RelayResponse,
+};
 use crate::tls::{ALPN, Identity, TlsError, server_name};
 
 /// The authority Go clients send; servers do not look at it.
@@ -82,6 +85,28 @@ impl Client {
         address: SocketAddr,
         question: HealthRequest,
     ) -> Result<HealthResponse, AskError> {
+        self.call(address, IS_HEALTHY_PATH, question).await
+    }
+
+    /// Asks the peer at `address` to pass last words on.
+    pub async fn relay(
+        &self,
+        address: SocketAddr,
+        request: RelayRequest,
+    ) -> Result<RelayResponse, AskError> {
+        self.call(address, RELAY_PATH, request).await
+    }
+
+    async fn call<Q, R>(
+        &self,
+        address: SocketAddr,
+        path: &'static str,
+        question: Q,
+    ) -> Result<R, AskError>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        R: prost::Message + Default + Send + Sync + 'static,
+    {
         // `_driver` ends the connection when this call is over or dropped.
         let (sender, _driver) = tokio::time::timeout(self.dial, self.connect(address))
             .await
@@ -91,8 +116,8 @@ impl Client {
         let mut grpc = tonic::client::Grpc::with_origin(Channel(sender), origin())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        let codec = SmallCodec::<HealthRequest, HealthResponse>::default();
-        let path = PathAndQuery::from_static(IS_HEALTHY_PATH);
+        let codec = SmallCodec::<Q, R>::default();
+        let path = PathAndQuery::from_static(path);
         tokio::time::timeout(self.request, grpc.unary(request, path, codec))
             .await
             .map_err(|_elapsed| AskError::RequestTimeout(self.request))?

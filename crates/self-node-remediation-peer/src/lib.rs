@@ -29,5 +29,5 @@ pub mod tls;
 
 pub use certificates::CertificateSet;
 pub use client::{AskError, Client};
-pub use message::{HealthRequest, HealthResponse, Status};
+pub use message::{HealthRequest, HealthResponse, RelayRequest, RelayResponse, Status};
 pub use tls::{Identity, TlsError};

@@ -11,6 +11,9 @@
 /// HTTP/2 path of the only method.
 pub const IS_HEALTHY_PATH: &str = "/selfnoderemediation.health.PeerHealth/IsHealthy";
 
+/// HTTP/2 path of our extension: please pass my last words on. Old agents answer UNIMPLEMENTED.
+pub const RELAY_PATH: &str = "/selfnoderemediation.health.PeerHealth/Relay";
+
 /// The largest message either side accepts: names are at most 253 bytes, a UID is 36.
 pub const MAX_MESSAGE: usize = 4096;
 
@@ -38,6 +41,21 @@ pub struct HealthResponse {
     #[prost(string, tag = "2")]
     pub acknowledged_uid: String,
 }
+
+/// The caller has stopped feeding its watchdog and cannot tell the API server: please do it for me.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct RelayRequest {
+    /// The node that speaks.
+    #[prost(string, tag = "1")]
+    pub node_name: String,
+    /// Its last words, `<boot id>/<timeout s>`.
+    #[prost(string, tag = "2")]
+    pub words: String,
+}
+
+/// Understood; it says nothing about what became of it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct RelayResponse {}
 
 /// What a peer can say about a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -25,7 +25,10 @@ use tokio_rustls::TlsAcceptor;
 use tonic::body::Body;
 
 use crate::codec::SmallCodec;
-use crate::message::{HealthRequest, HealthResponse, IS_HEALTHY_PATH, MAX_MESSAGE};
+use crate::message::{
+    HealthRequest, HealthResponse, IS_HEALTHY_PATH, MAX_MESSAGE, RELAY_PATH, RelayRequest,
+    RelayResponse,
+};
 use crate::tls::{ALPN, Identity, TlsError};
 
 const BACKLOG: u32 = 1024;
@@ -87,12 +90,31 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Answers questions until `stop` resolves. `answer` is called once per question.
+/// Takes in last words that are to be passed on. Must not block.
+pub type TakeWords = Arc<dyn Fn(RelayRequest) + Send + Sync>;
+
+/// Answers questions until `stop` resolves. `answer` is called once per question. Last words of others are not taken.
 pub async fn serve<F, A>(
     listener: TcpListener,
     identity: &Identity,
     settings: Settings,
     answer: F,
+    stop: impl Future<Output = ()>,
+) -> Result<(), TlsError>
+where
+    F: Fn(HealthRequest) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Result<HealthResponse, tonic::Status>> + Send + 'static,
+{
+    serve_and_relay(listener, identity, settings, answer, None, stop).await
+}
+
+/// [`serve`], and takes in last words for `relay`.
+pub async fn serve_and_relay<F, A>(
+    listener: TcpListener,
+    identity: &Identity,
+    settings: Settings,
+    answer: F,
+    relay: Option<TakeWords>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), TlsError>
 where
@@ -122,6 +144,7 @@ where
                 let service = IsHealthy {
                     answer: answer.clone(),
                     limit: settings.answer,
+                    relay: relay.clone(),
                 };
                 let connection = connection(tcp, tls.clone(), settings, service);
                 connections.spawn(async move {
@@ -200,6 +223,7 @@ type Pending<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
 struct IsHealthy<F> {
     answer: F,
     limit: Duration,
+    relay: Option<TakeWords>,
 }
 
 impl<F, A> tower::Service<tonic::Request<HealthRequest>> for IsHealthy<F>
@@ -232,6 +256,24 @@ where
     }
 }
 
+/// The extension.
+struct Relay(TakeWords);
+
+impl tower::Service<tonic::Request<RelayRequest>> for Relay {
+    type Response = tonic::Response<RelayResponse>;
+    type Error = tonic::Status;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: tonic::Request<RelayRequest>) -> Self::Future {
+        (self.0)(request.into_inner());
+        std::future::ready(Ok(tonic::Response::new(RelayResponse {})))
+    }
+}
+
 /// Path to method.
 #[derive(Clone)]
 struct Router<F>(IsHealthy<F>);
@@ -250,6 +292,17 @@ where
     }
 
     fn call(&mut self, request: http::Request<Incoming>) -> Self::Future {
+        if request.uri().path() == RELAY_PATH
+            && let Some(relay) = self.0.relay.clone()
+        {
+            return Box::pin(async move {
+                let codec = SmallCodec::<RelayResponse, RelayRequest>::default();
+                let mut grpc = tonic::server::Grpc::new(codec)
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .max_encoding_message_size(MAX_MESSAGE);
+                Ok(grpc.unary(Relay(relay), request).await)
+            });
+        }
         if request.uri().path() != IS_HEALTHY_PATH {
             let status = tonic::Status::unimplemented("unknown method");
             return Box::pin(async move { Ok(status.into_http()) });

@@ -10,4 +10,5 @@ pub mod defaults;
 pub mod effects;
 pub mod plan;
 pub mod policy;
+pub mod rotation;
 pub mod templates;

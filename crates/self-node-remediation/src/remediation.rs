@@ -37,11 +37,12 @@ mod observe;
 mod plan;
 mod reach;
 mod tell;
+mod topology;
 
 pub use error::RemediationError;
 pub use memory::Memory;
 pub use metrics::RemediationMetrics;
-pub use observe::{NodeMetadata, keep_roles};
+pub use observe::{NodeMetadata, keep_roles, relayed_by};
 pub use reach::Reach;
 
 use plan::Next;

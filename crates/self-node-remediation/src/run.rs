@@ -143,8 +143,12 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
     let (wake, known) = (Arc::clone(&remediation_queue), remediations.cache());
     nodes.on_change(move |change| {
         if let Some(node) = change.object() {
-            for key in remediation::about(&known.list(), &node.name_any()) {
-                wake.add(key);
+            let relayed = remediation::relayed_by(node).unwrap_or_default();
+            let spoken_of = relayed.nodes().map(ToString::to_string);
+            for name in std::iter::once(node.name_any()).chain(spoken_of) {
+                for key in remediation::about(&known.list(), &name) {
+                    wake.add(key);
+                }
             }
         }
     });
@@ -190,6 +194,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         client: client.clone(),
         namespace: namespace.clone(),
         configs: configs.cache(),
+        nodes: nodes.cache(),
         recorder: operator.recorder.prefixed(REMEDIATION_PREFIX),
         clock: operator.clock.clone(),
     };

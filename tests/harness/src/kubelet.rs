@@ -16,6 +16,7 @@ mod launch;
 mod pod_run;
 mod probe;
 mod report;
+mod volumes;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 

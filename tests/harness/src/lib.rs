@@ -25,11 +25,14 @@
 )]
 
 pub mod audit;
+pub mod bench;
 pub mod child;
 pub mod cluster;
+pub mod csi;
 pub mod dns;
 pub mod elf;
 pub mod images;
+pub mod interop;
 pub mod kubelet;
 pub mod kwok;
 pub mod machine;

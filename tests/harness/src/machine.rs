@@ -153,6 +153,8 @@ struct State {
     booted: Instant,
     next_pod: u8,
     pods: BTreeMap<String, PodRun>,
+    /// Volumes that the kubelet reports as in use; it forgets them with the boot.
+    volumes: Vec<String>,
 }
 
 impl Machine {
@@ -186,6 +188,7 @@ impl Machine {
                 booted: Instant::now(),
                 next_pod: 1,
                 pods: BTreeMap::new(),
+                volumes: Vec::new(),
             }),
             change: tokio::sync::Mutex::new(()),
             tasks: Mutex::new(Vec::new()),
@@ -296,6 +299,7 @@ impl Machine {
         let pods = {
             let mut state = self.state();
             state.on = false;
+            state.volumes.clear();
             std::mem::take(&mut state.pods)
         };
         for pod in pods.values() {
@@ -419,6 +423,7 @@ impl Machine {
     fn node_status(&self) -> Value {
         let room = json!({"cpu": "16", "memory": "32Gi", "pods": "200"});
         json!({"status": {
+            "volumesInUse": self.state().volumes,
             "capacity": room,
             "allocatable": room,
             "addresses": [
@@ -438,6 +443,18 @@ impl Machine {
                 "systemUUID": self.name,
             },
         }})
+    }
+
+    /// A pod is about to mount this volume: the node says so, as a kubelet does before it mounts.
+    pub(crate) async fn uses_volume(&self, volume: &str) -> anyhow::Result<()> {
+        {
+            let mut state = self.state();
+            if state.volumes.iter().any(|known| known == volume) {
+                return Ok(());
+            }
+            state.volumes.push(volume.to_owned());
+        }
+        self.publish().await
     }
 
     /// Address for one more pod.

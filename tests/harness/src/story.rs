@@ -71,6 +71,28 @@ pub async fn cluster(folder: Option<std::path::PathBuf>) -> anyhow::Result<Clust
     .await
 }
 
+/// Installs self node remediation alone on a cluster of as many workers as the story's, with the fast profile; returns
+/// when every node can be remediated.
+pub async fn install_remediation(cluster: &Cluster) -> anyhow::Result<()> {
+    install::install_remediation(cluster).await
+}
+
+/// Installs self node remediation alone. `spec`: of the Config; the manager makes that of a fresh install without.
+pub async fn install_manager(cluster: &Cluster, spec: Option<&str>) -> anyhow::Result<()> {
+    let config = spec.map(|spec| {
+        format!(
+            "apiVersion: self-node-remediation.medik8s.io/v1alpha1\nkind: SelfNodeRemediationConfig\n\
+             metadata: {{name: self-node-remediation-config, namespace: self-node-remediation}}\nspec: {spec}\n"
+        )
+    });
+    install::install_manager(cluster, config.as_deref()).await
+}
+
+/// Waits until every node's agent is armed, and its table old enough for a quorum.
+pub async fn quorate(cluster: &Cluster) -> anyhow::Result<()> {
+    install::quorate(cluster).await
+}
+
 /// Tells the story on a fresh cluster; the durations of its phases.
 pub async fn tell(
     cluster: &Cluster,

@@ -55,7 +55,7 @@ impl WatchdogHost for Fakes {
             .collect()
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
+    fn open(&self, path: &Path, _may_stop: bool) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
         let script = self
             .scripts
             .get(path)
@@ -139,6 +139,7 @@ fn host(scripts: &[(&str, Script)]) -> (Host, Log) {
 
 fn request(timeout: Option<u64>) -> ArmRequest<'static> {
     ArmRequest {
+        earlier: None,
         configured: Path::new("/dev/watchdog"),
         timeout: timeout.map(Duration::from_secs),
         permitted: &|| true,
@@ -160,6 +161,26 @@ fn the_configured_device_comes_first() {
         (armed.timeout, armed.timeout_refused),
         (Duration::from_mins(1), None)
     );
+}
+
+/// A restarted agent feeds the device that runs, whatever is configured or younger by now.
+#[test]
+fn the_device_of_an_earlier_process_comes_before_the_configured_one() {
+    let old = Script { age: 500, ..GOOD };
+    let wanted = ArmRequest {
+        earlier: Some(Path::new("/dev/watchdog1")),
+        ..request(None)
+    };
+    let (host, log) = host(&[
+        ("/dev/watchdog", GOOD),
+        ("/dev/watchdog1", old),
+        ("/dev/watchdog2", GOOD),
+    ]);
+    assert_eq!(path_of(&arm(&host, &wanted).unwrap()), "/dev/watchdog1");
+    assert_eq!(*log.lock().unwrap(), ["open /dev/watchdog1"]);
+    // One that is gone (a module was unloaded) keeps nobody from the others.
+    let (host, _) = self::host(&[("/dev/watchdog", GOOD)]);
+    assert_eq!(path_of(&arm(&host, &wanted).unwrap()), "/dev/watchdog");
 }
 
 #[test]

@@ -272,7 +272,10 @@ fn triggered_is_irrevocable_and_keeps_the_device_open() {
     let bench = Bench::start(1_000, |_| {});
     bench.await_that("first feed", |b| b.feeds() == 1);
     assert!(bench.feeder.trigger(true));
-    let Notice::Triggered { timeout, last_feed } = bench.notice() else {
+    let Notice::Triggered {
+        timeout, last_feed, ..
+    } = bench.notice()
+    else {
         panic!("no trigger")
     };
     assert_eq!((timeout, last_feed), (SECOND * 5, SECOND * 100));
@@ -286,6 +289,24 @@ fn triggered_is_irrevocable_and_keeps_the_device_open() {
     assert_eq!(*bench.log.lock().unwrap(), [Did::Fed, Did::Set(5)]);
     assert_eq!(bench.feeder.report().state, FeederState::Triggered);
     assert!(bench.feeder.trigger(true), "asked again, still true");
+}
+
+/// E2 rests on the reset: a device that does not take its feeds proves nothing by its timeout.
+#[test]
+fn a_device_that_refuses_its_feeds_is_not_reliable() {
+    for broken in [false, true] {
+        let bench = Bench::start(1_000, |device| device.broken = broken);
+        bench.await_that("a feed", |b| {
+            b.feeds() > 0 || b.feeder.report().failures > 0
+        });
+        bench.feeder.trigger(true);
+        let reliable = loop {
+            if let Notice::Triggered { reliable, .. } = bench.notice() {
+                break reliable;
+            }
+        };
+        assert_eq!(reliable, !broken);
+    }
 }
 
 #[test]
@@ -352,7 +373,10 @@ fn an_ended_permit_forbids_the_ping_of_a_new_timeout() {
     bench.clock.set(110);
     assert!(matches!(bench.notice_after_poke(), Notice::Starving));
     bench.feeder.trigger(true);
-    let Notice::Triggered { timeout, last_feed } = bench.notice() else {
+    let Notice::Triggered {
+        timeout, last_feed, ..
+    } = bench.notice()
+    else {
         panic!("no trigger")
     };
     assert_eq!((timeout, last_feed), (SECOND * 60, SECOND * 100));

@@ -125,3 +125,35 @@ fn boot_id_and_uptime_are_parsed() {
         dir.path().join("run/self-node-remediation")
     );
 }
+
+/// A write to sysrq that never returns must not keep reboot(2) from its turn.
+#[test]
+fn a_link_that_hangs_does_not_end_the_chain() {
+    let (release, held) = mpsc::channel::<()>();
+    let held = Arc::new(std::sync::Mutex::new(held));
+    let tried = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let hanging = Default::default();
+    let chain = || {
+        let (held, tried) = (Arc::clone(&held), Arc::clone(&tried));
+        let hangs: Link = Arc::new(move || {
+            let _released = held.lock().unwrap().recv();
+            Ok(())
+        });
+        let works: Link = Arc::new(move || {
+            tried.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        });
+        let links = [
+            (RebootStep::Sysrq("/proc/sysrq-trigger".into()), hangs),
+            (RebootStep::Syscall, works),
+        ];
+        try_links(links, &hanging)
+    };
+    for round in 1..=2 {
+        let attempts = chain();
+        assert!(matches!(attempts[0].result, Err(HostError::Hangs)));
+        assert!(attempts[1].result.is_ok());
+        assert_eq!(tried.load(Ordering::SeqCst), round);
+    }
+    drop(release);
+}

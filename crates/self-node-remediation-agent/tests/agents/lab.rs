@@ -89,7 +89,7 @@ impl WatchdogHost for Dogs {
         }]
     }
 
-    fn open(&self, path: &Path) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
+    fn open(&self, path: &Path, _may_stop: bool) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
         if self.0.open.swap(true, Ordering::SeqCst) {
             return Err(DeviceError::Busy);
         }

@@ -10,10 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use lab::{Agent, Did, Lab, TIMEOUT, until};
 use medik8s_api::SelfNodeRemediation;
 use medik8s_api::names::snr::{
-    AGENT_VERSION_ANNOTATION, IS_REBOOT_CAPABLE_ANNOTATION, STOPPED_FEEDING_ANNOTATION,
-    WATCHDOG_TIMEOUT_ANNOTATION,
+    AGENT_VERSION_ANNOTATION, IS_REBOOT_CAPABLE_ANNOTATION, RELAYED_WORDS_ANNOTATION,
+    STOPPED_FEEDING_ANNOTATION, WATCHDOG_TIMEOUT_ANNOTATION,
 };
-use medik8s_testing::wire::Answer;
+use medik8s_testing::wire::{Answer, Recorded};
 use self_node_remediation_peer::{AskError, Status};
 
 const WORKERS: [&str; 3] = ["w1", "w2", "w3"];
@@ -205,6 +205,87 @@ async fn an_order_is_found_without_the_watch() {
     until("fenced", || lab.dog("w1").did(Did::Set(5))).await;
 }
 
+/// H3: a list is read to its last page; the order may be on that one.
+#[tokio::test]
+async fn h03_an_order_on_the_second_page_is_found() {
+    let (lab, _agents) = three_armed().await;
+    lab.api
+        .intercept(|request| request.is_watch().then_some(Answer::Hang));
+    lab.api.drop_watches();
+    // Lists are sorted by name, and a page has 250: these all come before w1.
+    for number in 0..260 {
+        let mut other = SelfNodeRemediation::default();
+        other.metadata.name = Some(format!("other-{number:03}"));
+        other.metadata.namespace = Some("default".to_owned());
+        lab.api.put(&other);
+    }
+    pause(1).await;
+    lab.api.clear_requests();
+    lab.remediation("w1", true);
+    until("fenced", || lab.dog("w1").did(Did::Set(5))).await;
+    let second_page = |request: &Recorded| {
+        request.path.ends_with("selfnoderemediations") && request.query("continue").is_some()
+    };
+    assert!(lab.api.requests().iter().any(second_page));
+}
+
+/// Peers abstain about a node as long as they remember its order. Whoever watches its end reads it at once, or an
+/// outage that begins now would take the returned node's voters away.
+#[tokio::test]
+async fn the_end_of_an_order_is_read_before_the_next_check() {
+    let lab = Lab::new(&WORKERS);
+    let slow = [("API_CHECK_INTERVAL", "60000000000")];
+    let _agents = WORKERS.map(|node| lab.start_with(node, &slow));
+    until("all contacted", || {
+        WORKERS.iter().all(|node| lab.announced(node).is_some())
+    })
+    .await;
+    // An order for a boot of w1 that is over; its agents remember it all the same.
+    let mut order = lab.remediation("w1", false);
+    order.metadata.annotations.get_or_insert_default().insert(
+        "self-node-remediation.medik8s.io/boot-id".to_owned(),
+        "boot-before".to_owned(),
+    );
+    order.status.get_or_insert_default().phase = Some("Pre-Reboot-Completed".to_owned());
+    let uid = lab.api.put(&order).metadata.uid.unwrap();
+    pause(1).await;
+    let held = lab.ask("w2", "w1", &uid).await.unwrap();
+    assert_eq!(held.acknowledged_uid, uid);
+    lab.remove_remediation("w1");
+    // 2 s at most, and the read.
+    pause(3).await;
+    lab.set_reachable("w2", false);
+    let answer = lab.ask("w2", "w1", "").await.unwrap();
+    assert_eq!(
+        answer.status_value(),
+        Some(Status::ApiError),
+        "it abstains no more"
+    );
+}
+
+/// The device that runs is the one that must be fed after a restart.
+#[tokio::test]
+async fn the_device_in_use_is_recorded() {
+    let (lab, _agents) = three_armed().await;
+    let record = lab.state_dir("w1").join("watchdog.json");
+    let text = std::fs::read_to_string(record).unwrap();
+    assert!(text.contains("/dev/watchdog"), "{text}");
+}
+
+/// E2 says that the watchdog will fire; one that refuses its feeds may not.
+#[tokio::test]
+async fn a_watchdog_that_refuses_its_feeds_is_no_evidence() {
+    let (lab, _agents) = three_armed().await;
+    let feeds = lab.dog("w1").feeds();
+    lab.dog("w1").broken.store(true, Ordering::SeqCst);
+    // A beat every 4 s.
+    pause(5).await;
+    assert_eq!(lab.dog("w1").feeds(), feeds);
+    lab.remediation("w1", true);
+    until("software reboot", || lab.sysrq("w1").starts_with('b')).await;
+    assert_eq!(lab.annotation("w1", STOPPED_FEEDING_ANNOTATION), None);
+}
+
 /// An API client that blocks does not block the answers (section 16).
 #[tokio::test]
 async fn questions_are_answered_in_time_when_the_api_hangs() {
@@ -272,6 +353,23 @@ async fn a_peer_tells_a_node_without_api_that_it_is_ordered() {
         lab.dog("w1").did(Did::Set(5))
     })
     .await;
+}
+
+/// E2 of a node that reaches its peers but not the API server: they say it for it.
+#[tokio::test]
+async fn last_words_are_passed_on_by_a_peer() {
+    let (lab, _agents) = three_armed().await;
+    lab.set_reachable("w1", false);
+    lab.remediation("w1", true);
+    let relayed = |node| lab.annotation(node, RELAYED_WORDS_ANNOTATION);
+    until("passed on", || {
+        ["w2", "w3"].iter().any(|node| relayed(node).is_some())
+    })
+    .await;
+    let said = relayed("w2").or_else(|| relayed("w3")).unwrap();
+    assert_eq!(said, "w1=boot-of-w1/5");
+    assert_eq!(relayed("w1"), None);
+    assert_eq!(lab.annotation("w1", STOPPED_FEEDING_ANNOTATION), None);
 }
 
 async fn peers_keep_a_node_without_api_up() {

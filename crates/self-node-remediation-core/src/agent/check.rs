@@ -1,7 +1,13 @@
 //! The API check loop: a consistent read, then a pause, for ever.
 
+use std::time::Duration;
+
 use super::{Command, Notice, Probe, Step};
+use crate::table::mix;
 use crate::time::BootInstant;
+
+/// When an order seems to be over, all agents look within this time, each at a moment of its own.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
 impl Step<'_> {
     /// A check ended. A late outcome of an earlier check changes nothing here; what it read was judged all the same.
@@ -31,8 +37,8 @@ impl Step<'_> {
             succeeded,
         });
         if succeeded {
-            if state.check.wanted_after.is_some() {
-                state.check.next = now;
+            if let Some(after) = state.check.wanted_after {
+                state.check.next = now.max(after);
             }
             return;
         }
@@ -41,6 +47,15 @@ impl Step<'_> {
         self.rest.push(Command::Tell(Notice::CheckFailed {
             errors: state.errors,
         }));
+    }
+
+    /// An order that is remembered seems to be over. As long as that is not read, this agent abstains about the node
+    /// (H18), so an outage that begins now would cost the node its voters. The check comes instead of the next one.
+    pub(super) fn check_soon(&mut self) {
+        let share = u32::try_from(mix(self.chance) % 1000).unwrap_or_default();
+        let at = self.now.plus(LOOK_WITHIN / 1000 * share);
+        let wanted = &mut self.state.check.wanted_after;
+        *wanted = (*wanted).max(Some(at));
     }
 
     pub(super) fn drive_check(&mut self) {
@@ -59,7 +74,7 @@ impl Step<'_> {
         // At once, but after a failure not before the next turn.
         let wanted = check
             .wanted_after
-            .is_some_and(|after| tried.is_none_or(|ended| ended <= after));
+            .is_some_and(|after| self.now >= after && tried.is_none_or(|ended| ended <= after));
         if check.running.is_none() && (self.now >= check.next || wanted) {
             check.number = check.number.wrapping_add(1);
             check.running = Some(self.now);

@@ -127,7 +127,7 @@ impl Step<'_> {
 }
 
 impl super::State {
-    /// When an expired permit becomes a reset by software.
+    /// When an expired permit becomes irrevocable: software resets the machine, or says that it must not.
     pub(super) fn expiry_reset(
         &self,
         settings: &Settings,
@@ -144,8 +144,12 @@ impl super::State {
         };
         if wd == 0 {
             Some(limit)
-        } else {
+        } else if settings.software_reboot {
             Some(software_after(limit, limit, wd))
+        } else {
+            // Software may not reset the machine, so nothing is gained by giving up before the watchdog has failed: new
+            // proof may still come.
+            Some(limit.plus(Duration::from_secs(wd)).plus(OVERDUE))
         }
     }
 }

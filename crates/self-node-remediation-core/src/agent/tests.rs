@@ -7,4 +7,5 @@ mod restart;
 mod rules;
 mod seams;
 mod together;
+mod topologies;
 mod world;

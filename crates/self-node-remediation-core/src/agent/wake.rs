@@ -21,6 +21,7 @@ pub fn next_wake(settings: &Settings, state: &State, now: BootInstant) -> BootIn
     });
     [
         Some(check),
+        state.check.wanted_after,
         Some(list),
         state.announcing.wake(),
         state.rounds.current.as_ref().map(|round| round.deadline),

@@ -105,3 +105,27 @@ fn last_words_name_boot_and_timeout() {
         assert!(bad.parse::<StoppedFeeding>().is_err(), "{bad:?}");
     }
 }
+
+#[test]
+fn relayed_words_survive_their_text_form_and_are_few() {
+    let name = |number: usize| NodeName::new(format!("n{number}")).unwrap();
+    let words = |timeout| StoppedFeeding {
+        boot: BootId::new("b1").unwrap(),
+        timeout,
+    };
+    let mut relayed = Relayed::default();
+    for number in 0..12 {
+        assert!(relayed.add(name(number), words(5)));
+    }
+    assert!(!relayed.add(name(11), words(5)), "known already");
+    assert_eq!(relayed.nodes().count(), 8);
+    let read = Relayed::read(&relayed.to_string());
+    assert_eq!(read, relayed);
+    let boot = BootId::new("b1").unwrap();
+    assert_eq!(read.about(&name(11), &boot), Some(&words(5)));
+    assert_eq!(read.about(&name(3), &boot), None, "the oldest went");
+    assert_eq!(read.about(&name(11), &BootId::new("b2").unwrap()), None);
+    // One broken entry does not spoil the others.
+    let read = Relayed::read("x n1=b1 n2=b1/5 n3=b1/0");
+    assert_eq!(read.to_string(), "n2=b1/5");
+}

@@ -453,6 +453,20 @@ fn an_old_agent_is_guarded_against_storms() {
     assert_eq!(old.decide(5), Decision::Release(By::Reboot));
 }
 
+/// The pod of the agent is gone and its announcement with it: nobody says what the agent does, so it is not taken for
+/// one of an earlier version, whose behaviour is known.
+#[test]
+fn an_order_given_on_an_announcement_is_never_guarded_like_an_old_agents() {
+    let mut view = view();
+    view.node.agent = AgentPods::None;
+    view.node.announced = None;
+    assert_eq!(view.decide(10_000), Decision::Hold(Hold::NoAnnouncement));
+    // Ordered without one: the pod of an old agent may be gone.
+    let times = view.times.as_mut().unwrap();
+    (times.bound, times.wd) = (None, None);
+    assert_eq!(released(&view.decide(10_000)), Some(By::GuardedTime));
+}
+
 #[test]
 fn a_majority_of_old_agents_cannot_acknowledge() {
     let mut mixed = view();

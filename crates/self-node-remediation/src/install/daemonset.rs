@@ -79,11 +79,13 @@ pub fn agent_labels() -> BTreeMap<String, String> {
     ])
 }
 
-/// The DaemonSet for a configuration. `image` is that of manager and agents.
+/// The DaemonSet for a configuration. `image` is that of manager and agents, `certificates` the Secret that agents
+/// mount.
 pub fn daemon_set(
     config: &SelfNodeRemediationConfig,
     namespace: &str,
     image: &str,
+    certificates: &str,
 ) -> Result<DaemonSet, Unusable> {
     let spec = &config.spec;
     let port = peer_port(spec)?;
@@ -122,7 +124,7 @@ pub fn daemon_set(
                     )])),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod(spec, image, port)?),
+                spec: Some(pod(spec, image, port, certificates)?),
             },
             ..DaemonSetSpec::default()
         }),
@@ -178,7 +180,12 @@ fn owner(config: &SelfNodeRemediationConfig) -> Option<OwnerReference> {
     })
 }
 
-fn pod(spec: &SelfNodeRemediationConfigSpec, image: &str, port: i32) -> Result<PodSpec, Unusable> {
+fn pod(
+    spec: &SelfNodeRemediationConfigSpec,
+    image: &str,
+    port: i32,
+    certificates: &str,
+) -> Result<PodSpec, Unusable> {
     Ok(PodSpec {
         service_account_name: Some(snr::AGENT_SERVICE_ACCOUNT.to_owned()),
         priority_class_name: Some("system-node-critical".to_owned()),
@@ -204,7 +211,7 @@ fn pod(spec: &SelfNodeRemediationConfigSpec, image: &str, port: i32) -> Result<P
             Volume {
                 name: "certificates".to_owned(),
                 secret: Some(SecretVolumeSource {
-                    secret_name: Some(snr::CERTIFICATES_SECRET.to_owned()),
+                    secret_name: Some(certificates.to_owned()),
                     default_mode: Some(0o400),
                     optional: Some(false),
                     ..SecretVolumeSource::default()

@@ -25,7 +25,8 @@ use self_node_remediation_peer::certificates::{
 };
 use serde_json::json;
 
-use super::plan::{self, Certificates, Observed, Plan, Step};
+use super::plan::{self, Certificates, Observed, Plan, Step, with_sources};
+use super::rotation::{self, Change, Next, Sets, Stored};
 use crate::settings::Settings;
 
 /// Why a run failed.
@@ -75,14 +76,15 @@ impl Install {
         let config = self.configs.get(Some(namespace), snr::CONFIG_NAME);
         let daemon_set = self.daemon_sets.get(Some(namespace), snr::DAEMON_SET_NAME);
         let remediations = self.remediations.list();
-        let certificates = match &config {
+        let (certificates, sets) = match &config {
             Some(_) => self.certificates().await?,
-            None => Certificates::Usable,
+            None => (Certificates::Usable, Sets::default()),
         };
         let seen = Observed {
             config: config.as_deref(),
             daemon_set: daemon_set.as_deref(),
             certificates,
+            sets: &sets,
             remediations: remediations.iter().map(AsRef::as_ref).collect(),
             namespace,
             image: &self.settings.image,
@@ -94,19 +96,52 @@ impl Install {
         Ok(Action::after_if(wake))
     }
 
-    async fn certificates(&self) -> Result<Certificates, InstallError> {
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &self.settings.namespace);
-        let Some(secret) = read::get_opt(&secrets, snr::CERTIFICATES_SECRET).await? else {
-            return Ok(Certificates::Absent);
+    async fn certificates(&self) -> Result<(Certificates, Sets), InstallError> {
+        let mut sets = read_sets(&self.client, &self.settings.namespace).await?;
+        let Some(main) = sets.main else {
+            return Ok((Certificates::Absent, sets.others));
         };
-        let usable = certificate_set(&secret).and_then(|set| {
-            set.validate(self.clock.now())
-                .map_err(|error| error.to_string())
+        let usable = main.and_then(|stored| {
+            let validity = stored.set.validate(self.clock.now());
+            validity
+                .map(|validity| (stored, validity.first_expiry))
+                .map_err(|error| with_sources(&error))
         });
         Ok(match usable {
-            Ok(_validity) => Certificates::Usable,
-            Err(why) => Certificates::Unusable(why),
+            Ok((stored, first_expiry)) => {
+                sets.others.main = Some(stored);
+                sets.others.first_expiry = Some(first_expiry);
+                (Certificates::Usable, sets.others)
+            }
+            Err(why) => (Certificates::Unusable(why), sets.others),
         })
+    }
+
+    async fn rotate(&self, change: Change) -> Result<(), InstallError> {
+        let namespace = self.settings.namespace.as_str();
+        let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
+        let new = match change {
+            Change::CreateNext { old_ca_pem } => {
+                let new = CertificateSet::create(self.clock.now())?;
+                let set = rotation::next_set(&old_ca_pem, &new);
+                let mut stored = secret(&set, rotation::NEXT_SECRET, namespace);
+                let new_ca = ByteString(new.ca_pem.into_bytes());
+                stored
+                    .data
+                    .get_or_insert_default()
+                    .insert(NEW_CA_FIELD.to_owned(), new_ca);
+                stored
+            }
+            Change::Create { secret: name, set } => secret(&set, name, namespace),
+            Change::Delete { secret, uid } => {
+                self.writer.delete(&api, secret, &Delete::uid(uid)).await?;
+                tracing::info!(secret, "certificates of an earlier stage deleted");
+                return Ok(());
+            }
+        };
+        self.writer.create_once(&api, &new).await?;
+        tracing::info!(secret = %new.name_any(), "certificates for the next stage stored");
+        Ok(())
     }
 
     async fn perform(
@@ -119,11 +154,11 @@ impl Install {
             Step::CreateCertificates => {
                 let set = CertificateSet::create(self.clock.now())?;
                 let api = Api::<Secret>::namespaced(self.client.clone(), namespace);
-                self.writer
-                    .create_once(&api, &secret(&set, namespace))
-                    .await?;
+                let stored = secret(&set, snr::CERTIFICATES_SECRET, namespace);
+                self.writer.create_once(&api, &stored).await?;
                 tracing::info!(secret = snr::CERTIFICATES_SECRET, "certificates created");
             }
+            Step::Rotate(change) => self.rotate(change).await?,
             Step::ApplyService(service) => {
                 let api = Api::<Service>::namespaced(self.client.clone(), namespace);
                 self.writer
@@ -166,11 +201,11 @@ impl Install {
 
 /// The Secret for a set, in the form of the original: immutable, without an owner, so that it
 /// outlives the configuration.
-fn secret(set: &CertificateSet, namespace: &str) -> Secret {
+fn secret(set: &CertificateSet, name: &str, namespace: &str) -> Secret {
     let entry = |field: &str, text: &str| (field.to_owned(), ByteString(text.as_bytes().to_vec()));
     Secret {
         metadata: ObjectMeta {
-            name: Some(snr::CERTIFICATES_SECRET.to_owned()),
+            name: Some(name.to_owned()),
             namespace: Some(namespace.to_owned()),
             ..ObjectMeta::default()
         },
@@ -185,20 +220,88 @@ fn secret(set: &CertificateSet, namespace: &str) -> Secret {
     }
 }
 
+/// Key of the Secret of stage 2: the new CA alone.
+const NEW_CA_FIELD: &str = "newCaPem";
+
+/// The Secrets with certificates.
+struct Found {
+    /// The one of the original's name: what it holds, or what is wrong with it.
+    main: Option<Result<Stored, String>>,
+    /// Those of a replacement that is under way.
+    others: Sets,
+}
+
+async fn read_sets(client: &Client, namespace: &str) -> Result<Found, write::Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let stored = |secret: &Secret| {
+        certificate_set(secret).map(|set| Stored {
+            uid: secret.metadata.uid.clone().unwrap_or_default(),
+            set,
+        })
+    };
+    let main = read::get_opt(&api, snr::CERTIFICATES_SECRET).await?;
+    let both = read::get_opt(&api, rotation::BOTH_SECRET).await?;
+    let next = read::get_opt(&api, rotation::NEXT_SECRET).await?;
+    let others = Sets {
+        main: None,
+        first_expiry: None,
+        both: both.and_then(|secret| stored(&secret).ok()),
+        next: next.and_then(|secret| {
+            Some(Next {
+                stored: stored(&secret).ok()?,
+                new_ca_pem: field(&secret, NEW_CA_FIELD).ok()?,
+            })
+        }),
+    };
+    Ok(Found {
+        main: main.map(|secret| stored(&secret)),
+        others,
+    })
+}
+
+/// The set by which the manager can speak to all agents, or what is wrong.
+pub async fn manager_set(
+    client: &Client,
+    namespace: &str,
+) -> Result<CertificateSet, ManagerSetError> {
+    let found = read_sets(client, namespace).await?;
+    let mut sets = found.others;
+    match found.main {
+        Some(Ok(stored)) => sets.main = Some(stored),
+        Some(Err(why)) => return Err(ManagerSetError::Unusable(why)),
+        None => {}
+    }
+    sets.for_the_manager()
+        .cloned()
+        .ok_or_else(|| ManagerSetError::Unusable("it is missing".to_owned()))
+}
+
+/// Why the manager has no certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagerSetError {
+    /// The API server refused or did not answer.
+    #[error(transparent)]
+    Api(#[from] write::Error),
+    /// What is stored cannot be used.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+fn field(secret: &Secret, name: &str) -> Result<String, String> {
+    let bytes = secret
+        .data
+        .as_ref()
+        .and_then(|data| data.get(name))
+        .ok_or_else(|| format!("the key {name} is missing"))?;
+    String::from_utf8(bytes.0.clone()).map_err(|_binary| format!("the key {name} is not PEM"))
+}
+
 /// The set that a Secret holds, or what is wrong with it.
 pub fn certificate_set(secret: &Secret) -> Result<CertificateSet, String> {
-    let field = |name: &str| -> Result<String, String> {
-        let bytes = secret
-            .data
-            .as_ref()
-            .and_then(|data| data.get(name))
-            .ok_or_else(|| format!("the key {name} is missing"))?;
-        String::from_utf8(bytes.0.clone()).map_err(|_binary| format!("the key {name} is not PEM"))
-    };
     Ok(CertificateSet {
-        ca_pem: field(CA_FIELD)?,
-        cert_pem: field(CERT_FIELD)?,
-        key_pem: field(KEY_FIELD)?,
+        ca_pem: field(secret, CA_FIELD)?,
+        cert_pem: field(secret, CERT_FIELD)?,
+        key_pem: field(secret, KEY_FIELD)?,
     })
 }
 
@@ -212,7 +315,7 @@ mod tests {
     fn what_is_stored_can_be_used() {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let set = CertificateSet::create(now).unwrap();
-        let stored = secret(&set, "snr");
+        let stored = secret(&set, snr::CERTIFICATES_SECRET, "snr");
         assert_eq!(stored.immutable, Some(true));
         assert_eq!(certificate_set(&stored), Ok(set));
     }

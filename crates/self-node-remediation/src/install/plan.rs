@@ -5,6 +5,7 @@
 //! not renderable                       event, keep what runs
 //! certificates absent                  create them, go on
 //! certificates unusable                event, keep what runs
+//! certificates about to expire         replace them, one stage after the other (see `rotation`)
 //! an order is in flight                keep the agents as they are, look again
 //! DaemonSet of an incompatible form    delete it, then apply
 //! otherwise                            apply Service and DaemonSet; mark remediations as possible
@@ -24,6 +25,7 @@ use medik8s_core::{
 use self_node_remediation_core::order::Phase;
 
 use super::daemonset;
+use super::rotation::{self, Change, Sets};
 
 #[cfg(test)]
 mod tests;
@@ -45,6 +47,8 @@ pub struct Observed<'a> {
     pub daemon_set: Option<&'a DaemonSet>,
     /// The Secret with the certificates.
     pub certificates: Certificates,
+    /// All Secrets with certificates, for their replacement.
+    pub sets: &'a Sets,
     /// All remediations.
     pub remediations: Vec<&'a SelfNodeRemediation>,
     /// The operator's namespace.
@@ -70,6 +74,8 @@ pub enum Certificates {
 pub enum Step {
     /// Create the Secret with new certificates.
     CreateCertificates,
+    /// Replace the certificates, one step of it.
+    Rotate(Change),
     /// Apply the headless Service.
     ApplyService(Box<Service>),
     /// Delete the DaemonSet of this UID: its form cannot be changed in place.
@@ -116,7 +122,9 @@ pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
         return plan;
     };
     let service = daemonset::service(config, seen.namespace);
-    let wanted = daemonset::daemon_set(config, seen.namespace, seen.image);
+    let quiet = seen.remediations.is_empty();
+    let rotation = rotation::decide(seen.sets, seen.daemon_set, quiet, now);
+    let wanted = daemonset::daemon_set(config, seen.namespace, seen.image, rotation.mount);
     let (service, wanted) = match (service, wanted) {
         (Ok(service), Ok(wanted)) => (service, wanted),
         (Err(error), _) | (_, Err(error)) => {
@@ -129,7 +137,16 @@ pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
         }
     };
     match &seen.certificates {
-        Certificates::Usable => {}
+        Certificates::Usable => {
+            plan.steps.extend(rotation.change.map(Step::Rotate));
+            plan.wake = Some(rotation.wake);
+        }
+        // Lost in the middle of a replacement: other ones than those that are under way would cut the agents off from
+        // each other.
+        Certificates::Absent if rotation.change.is_some() => {
+            plan.steps.extend(rotation.change.map(Step::Rotate));
+            plan.wake = Some(rotation.wake);
+        }
         Certificates::Absent => plan.steps.push(Step::CreateCertificates),
         Certificates::Unusable(why) => {
             plan.steps.push(Step::Warn(
@@ -204,7 +221,8 @@ fn enable(remediation: &SelfNodeRemediation) -> Option<Step> {
     })
 }
 
-fn with_sources(error: &dyn std::error::Error) -> String {
+/// An error with its causes in one line.
+pub(super) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

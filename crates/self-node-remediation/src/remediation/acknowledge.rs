@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client as ApiClient};
@@ -22,7 +21,7 @@ use self_node_remediation_peer::{Client, HealthRequest, Identity, Status};
 
 use super::{RemediationError, Remediator};
 use crate::install::daemonset::peer_port;
-use crate::install::effects::certificate_set;
+use crate::install::effects::{ManagerSetError, manager_set};
 
 /// Calls under way at once.
 const IN_FLIGHT: usize = 256;
@@ -45,11 +44,12 @@ impl Agents {
         namespace: &str,
         config: &SelfNodeRemediationConfigSpec,
     ) -> Result<Self, RemediationError> {
-        let secrets = Api::<Secret>::namespaced(client.clone(), namespace);
-        let secret = read::get_opt(&secrets, snr::CERTIFICATES_SECRET).await?;
-        let secret =
-            secret.ok_or_else(|| RemediationError::Certificates("it is missing".to_owned()))?;
-        let set = certificate_set(&secret).map_err(RemediationError::Certificates)?;
+        let set = manager_set(client, namespace)
+            .await
+            .map_err(|error| match error {
+                ManagerSetError::Api(error) => RemediationError::from(error),
+                ManagerSetError::Unusable(why) => RemediationError::Certificates(why),
+            })?;
         let unusable =
             |error: &dyn std::error::Error| RemediationError::Certificates(error.to_string());
         let identity = Identity::from_pem(

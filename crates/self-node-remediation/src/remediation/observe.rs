@@ -10,11 +10,11 @@ use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, PartialObjectMeta};
 use kube::{Api, ResourceExt};
 use medik8s_api::SelfNodeRemediation;
-use medik8s_api::names::{kubernetes, snr};
+use medik8s_api::names::{contract, kubernetes, snr};
 use medik8s_api::self_node_remediation::SelfNodeRemediationConfigSpec;
 use medik8s_core::{node as node_facts, roles, taints, time, version::ServerVersion};
 use medik8s_runtime::{controller::ObjectKey, read};
-use self_node_remediation_core::announcement::{Announcement, StoppedFeeding};
+use self_node_remediation_core::announcement::{Announcement, Relayed, StoppedFeeding};
 use self_node_remediation_core::budget::{Limits, Timing};
 use self_node_remediation_core::ids::{BootId, NodeName};
 use self_node_remediation_core::order::{Phase, Remediation, Target};
@@ -40,6 +40,7 @@ pub fn keep_roles(node: &mut NodeMetadata) {
         kubernetes::WORKER_ROLE_LABEL,
         kubernetes::CONTROL_PLANE_ROLE_LABEL,
         kubernetes::MASTER_ROLE_LABEL,
+        contract::EXCLUDE_FROM_REMEDIATION_LABEL,
     ];
     let metadata = &mut node.metadata;
     metadata.managed_fields = None;
@@ -49,7 +50,8 @@ pub fn keep_roles(node: &mut NodeMetadata) {
         labels.retain(|key, _| kept.contains(&key.as_str()));
     }
     if let Some(annotations) = &mut metadata.annotations {
-        annotations.retain(|key, _| key == snr::AGENT_VERSION_ANNOTATION);
+        let kept = [snr::AGENT_VERSION_ANNOTATION, snr::RELAYED_WORDS_ANNOTATION];
+        annotations.retain(|key, _| kept.contains(&key.as_str()));
     }
 }
 
@@ -193,6 +195,13 @@ fn timing_of(pod: &Pod) -> Option<Timing> {
     .ok()
 }
 
+/// Last words of others that the agent of a node passed on.
+pub fn relayed_by(node: &NodeMetadata) -> Option<Relayed> {
+    let annotations = node.metadata.annotations.as_ref()?;
+    let text = annotations.get(snr::RELAYED_WORDS_ANNOTATION)?;
+    Some(Relayed::read(text))
+}
+
 /// The node as a member of a table.
 pub(super) fn peer(node: &NodeMetadata) -> Option<Peer> {
     let metadata = &node.metadata;
@@ -312,7 +321,12 @@ impl Remediator {
         let Some(node) = read::get_opt(&nodes, name.as_str()).await? else {
             return Ok(());
         };
-        let node = NodeSeen::new(node, name, &pods);
+        let mut node = NodeSeen::new(node, name, &pods);
+        if let Some(boot) = &seen.remediation.boot
+            && node.facts.last_words.as_ref().map(|words| &words.boot) != Some(boot)
+        {
+            node.facts.last_words = self.relayed(&node.facts.name, boot);
+        }
         if seen.remediation.phase == Phase::PreRebootCompleted {
             if seen.remediation.boot.is_none() {
                 seen.kubelet_seen = self.kubelet_seen(&node.facts.name).await?;
@@ -325,6 +339,13 @@ impl Remediator {
         }
         seen.found = Found::Node(Box::new(node));
         Ok(())
+    }
+
+    /// Last words of the node that a peer passed on. What a copy shows was said, however old the copy.
+    fn relayed(&self, node: &NodeName, boot: &BootId) -> Option<StoppedFeeding> {
+        let nodes = self.nodes.list();
+        let mut all = nodes.iter().filter_map(|node| relayed_by(node));
+        all.find_map(|relayed| relayed.about(node, boot).cloned())
     }
 
     /// Whether another remediation that we have marked is for the node.

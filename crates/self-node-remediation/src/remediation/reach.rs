@@ -1,7 +1,7 @@
 //! Tries, from time to time, whether the manager can reach agents at all.
 //!
 //! Without that no acknowledgement ever comes, and every remediation holds. A NetworkPolicy that forbids it should be
-//! known before the first node fails.
+//! known before the first node fails. So should what the number of nodes allows (`topology`).
 
 use std::time::Duration;
 
@@ -19,15 +19,20 @@ use self_node_remediation_core::budget;
 use self_node_remediation_core::table;
 use self_node_remediation_peer::HealthRequest;
 
-use super::RemediationError;
 use super::acknowledge::Agents;
+use super::topology::{self, Member};
+use super::{NodeMetadata, RemediationError};
 
 /// How many agents are tried.
 const SAMPLE: usize = 3;
 /// The first try, when the agents have had time to start, and the pause while there is nothing to try.
 const FIRST: Duration = Duration::from_mins(2);
+/// Pause while there is no configuration to tell anything about.
+const CONFIG_PAUSE: Duration = Duration::from_secs(5);
 /// Event reason.
 const UNREACHABLE: &str = "AgentsUnreachable";
+/// Event reason.
+const TOPOLOGY: &str = "LossOfANode";
 
 /// The periodic try.
 pub struct Reach {
@@ -37,6 +42,8 @@ pub struct Reach {
     pub namespace: String,
     /// Copy of the configurations in the own namespace.
     pub configs: Cache<SelfNodeRemediationConfig>,
+    /// Metadata of all nodes.
+    pub nodes: Cache<NodeMetadata>,
     /// Tells the user.
     pub recorder: Recorder,
     /// Time.
@@ -46,6 +53,19 @@ pub struct Reach {
 impl Reach {
     /// Tries until `stop`.
     pub async fn run(self, stop: Shutdown) -> anyhow::Result<()> {
+        if !self.nodes.synced(&stop).await || !self.configs.synced(&stop).await {
+            return Ok(());
+        }
+        // The configuration of a fresh install is still to be created.
+        while !self.tell_topology(true) {
+            if stop
+                .or_stop(tokio::time::sleep(CONFIG_PAUSE))
+                .await
+                .is_none()
+            {
+                return Ok(());
+            }
+        }
         let mut pause = FIRST;
         while stop.or_stop(tokio::time::sleep(pause)).await.is_some() {
             let Some(config) = self.configs.get(Some(&self.namespace), snr::CONFIG_NAME) else {
@@ -58,6 +78,7 @@ impl Reach {
                 defaults::PEER_UPDATE_INTERVAL,
             );
             pause = interval.unwrap_or(FIRST).max(Duration::from_secs(10));
+            let _said = self.tell_topology(false);
             match self.try_some(&config).await {
                 Ok(Some(tried)) => self.recorder.warning(
                     &events::reference(&*config),
@@ -76,6 +97,34 @@ impl Reach {
             }
         }
         Ok(())
+    }
+
+    /// Says what the loss of a node will mean; what is promised in full is said once only. False: there is no
+    /// configuration to say it of.
+    fn tell_topology(&self, all: bool) -> bool {
+        let Some(config) = self.configs.get(Some(&self.namespace), snr::CONFIG_NAME) else {
+            return false;
+        };
+        let min_peers = config
+            .spec
+            .min_peers_for_remediation
+            .unwrap_or(defaults::MIN_PEERS_FOR_REMEDIATION);
+        let min_peers = usize::try_from(min_peers).unwrap_or(usize::MAX);
+        let members: Vec<Member> = self
+            .nodes
+            .list()
+            .iter()
+            .map(|node| Member::of(node))
+            .collect();
+        let regarding = events::reference(&*config);
+        for told in topology::describe(&members, min_peers) {
+            if told.warning {
+                self.recorder.warning(&regarding, TOPOLOGY, &told.text);
+            } else if all {
+                self.recorder.normal(&regarding, TOPOLOGY, &told.text);
+            }
+        }
+        true
     }
 
     /// Asks some agents about their own nodes; how many were tried if none of them answered.

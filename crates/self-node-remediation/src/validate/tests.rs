@@ -193,7 +193,7 @@ proptest! {
         if config(&spec).denial().is_none() {
             prop_assert!(Timing::of(&spec).is_ok());
             let object = SelfNodeRemediationConfig::new(CONFIG_NAME, spec);
-            prop_assert!(crate::install::daemonset::daemon_set(&object, "snr", "image").is_ok());
+            prop_assert!(crate::install::daemonset::daemon_set(&object, "snr", "image", "s").is_ok());
         }
     }
 }

@@ -28,6 +28,7 @@ use super::{
     launch::{self, Places},
     probe::{Check, Patience},
     report::{self, Report},
+    volumes,
 };
 use crate::{
     child::PodNetwork,
@@ -38,6 +39,8 @@ use crate::{
 
 /// Pause before a container that died is started again.
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
+/// Pause before it is looked again whether the volumes are attached.
+const VOLUMES_PAUSE: Duration = Duration::from_millis(500);
 /// How often probes are looked at.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -172,6 +175,11 @@ impl Life {
             return self.finish().await;
         }
         while self.order() == Order::Run {
+            if let Err(error) = volumes::attached(&self.shared, &self.machine, &self.pod).await {
+                self.note(&format!("waits for its volumes: {error:#}"));
+                drop(timeout(VOLUMES_PAUSE, self.orders.changed()).await);
+                continue;
+            }
             match self.start().await {
                 Ok(process) => {
                     *lock(&self.process) = Some(process.clone());

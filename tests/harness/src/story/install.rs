@@ -77,6 +77,31 @@ pub(super) async fn install(
     Ok(begin.elapsed())
 }
 
+/// Self node remediation alone; without a Config the manager makes that of a fresh install.
+pub(super) async fn install_manager(cluster: &Cluster, config: Option<&str>) -> anyhow::Result<()> {
+    cluster.apply_text(&manifests::definitions()?).await?;
+    let wait = [
+        "wait",
+        "--for=condition=Established",
+        "--timeout=30s",
+        "crd",
+        "--all",
+    ];
+    cluster.kubectl(&wait).await?;
+    if let Some(config) = config {
+        cluster.apply_text(config).await?;
+    }
+    let manifest = crate::tools::repository().join("deploy/self-node-remediation.yaml");
+    cluster.apply(&manifest).await?;
+    available(cluster, "self-node-remediation").await
+}
+
+/// As [`install_manager`], with the fast profile; returns when every agent is armed and old enough to be counted.
+pub(super) async fn install_remediation(cluster: &Cluster) -> anyhow::Result<()> {
+    install_manager(cluster, Some(CONFIG)).await?;
+    quorate(cluster).await
+}
+
 /// In the control run the agents are far more patient than the manager will be made to believe.
 fn config(telling: &Telling) -> String {
     if telling.broken {

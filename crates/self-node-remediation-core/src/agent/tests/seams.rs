@@ -150,3 +150,104 @@ fn h07_a_restart_remembers_that_a_write_may_still_land() {
         "{said:?}"
     );
 }
+
+/// A watchdog that refuses to be fed may not fire either: nobody is told to count on it (E2).
+#[test]
+fn a_device_that_refuses_its_feeds_speaks_no_last_words() {
+    let fenced = |timeout: u64| {
+        let mut world = armed();
+        let (now, chance) = (world.now, 1);
+        let state = world.state.take().unwrap();
+        let order = Evidence::Watched(order("u1", Some("boot-1")));
+        let (state, _) = step(&world.settings, state, order, now, chance);
+        let starved = Evidence::Starved {
+            timeout,
+            last_feed: now,
+        };
+        let (_, commands) = step(&world.settings, state, starved, now, chance);
+        commands
+            .iter()
+            .any(|command| matches!(command, Command::PublishStoppedFeeding(_)))
+    };
+    assert!(fenced(5));
+    assert!(!fenced(0));
+}
+
+/// As long as an order is remembered the agent abstains about its node (H18): the end is looked for at once.
+#[test]
+fn the_end_of_an_order_is_read_at_once() {
+    type End = fn(&mut World);
+    let ends: [End; 2] = [
+        |world| world.give(Evidence::WatchedGone(Uid::new("u1").unwrap())),
+        |world| {
+            let mut withdrawn = order("u1", Some("boot-0"));
+            withdrawn.withdrawn = true;
+            world.give(Evidence::Watched(withdrawn));
+        },
+    ];
+    for end in ends {
+        let mut world = armed();
+        let other = order("u1", Some("boot-0"));
+        world.orders.push(other.clone());
+        world.give(Evidence::Watched(other));
+        // Right after a check, the next one is 15 s away.
+        while world.state().check.running.is_some()
+            || world.state().check.next < world.now.plus(secs(14))
+        {
+            world.run(Duration::from_millis(20));
+        }
+        world.orders.clear();
+        let (from, before) = (world.now, world.log.len());
+        end(&mut world);
+        world.run(secs(4));
+        let about = |world: &World| {
+            let state = world.state();
+            state.knowledge.has_order_about("x", "")
+        };
+        assert!(!about(&world), "still remembered after 4 s");
+        world.run(secs(12));
+        let reads: Vec<BootInstant> = world.log[before..]
+            .iter()
+            .filter(|(_, command)| matches!(command, Command::StartApiRead { .. }))
+            .map(|(at, _)| *at)
+            .collect();
+        assert_eq!(reads.len(), 1, "one check, brought forward: {reads:?}");
+        assert!(reads[0] <= from.plus(secs(2)));
+    }
+    // What was never an order is no reason to look.
+    let mut world = armed();
+    let before = world.log.len();
+    let wanted = world.state().check.next;
+    world.give(Evidence::WatchedGone(Uid::new("u9").unwrap()));
+    let before_the_next = wanted
+        .since(world.now)
+        .saturating_sub(Duration::from_millis(10));
+    world.run(Duration::from_millis(2500).min(before_the_next));
+    assert!(
+        world.log[before..]
+            .iter()
+            .all(|(_, command)| !matches!(command, Command::StartApiRead { .. }))
+    );
+}
+
+/// Where software must not reset the machine, the watchdog's whole timeout is left for new proof.
+#[test]
+fn an_expired_permit_waits_for_the_watchdog_where_software_may_not_reset() {
+    for software_reboot in [true, false] {
+        let mut world = World::with_workers(&["a", "b"]);
+        world.settings.software_reboot = software_reboot;
+        world.device.as_mut().unwrap().timeout = 60;
+        world.start();
+        world.run(secs(60));
+        world.cut();
+        while world.count(|command| *command == Command::Tell(Notice::PermitExpired)) == 0 {
+            world.run(secs(1));
+        }
+        world.run(secs(45));
+        world.all_peers(Peer::Healthy);
+        world.run(secs(60));
+        let fenced = world.count(|command| matches!(command, Command::Tell(Notice::Fencing(_))));
+        assert_eq!(fenced > 0, software_reboot);
+        assert_eq!(world.reset_at.is_some(), software_reboot);
+    }
+}

@@ -12,7 +12,13 @@ fn config(change: impl FnOnce(&mut SelfNodeRemediationConfigSpec)) -> SelfNodeRe
 }
 
 fn rendered(change: impl FnOnce(&mut SelfNodeRemediationConfigSpec)) -> DaemonSet {
-    daemon_set(&config(change), "snr", "example.com/snr:1").unwrap()
+    daemon_set(
+        &config(change),
+        "snr",
+        "example.com/snr:1",
+        "self-node-remediation-certificates",
+    )
+    .unwrap()
 }
 
 fn pod_of(set: &DaemonSet) -> PodSpec {
@@ -160,7 +166,7 @@ fn built_in_scheduling_rules_come_first_and_once() {
 #[test]
 fn unusable_values_are_named() {
     let bad = |change: fn(&mut SelfNodeRemediationConfigSpec)| {
-        let error = daemon_set(&config(change), "snr", "i").unwrap_err();
+        let error = daemon_set(&config(change), "snr", "i", "s").unwrap_err();
         let source = std::error::Error::source(&error).map(ToString::to_string);
         format!("{error} {}", source.unwrap_or_default())
     };

@@ -8,6 +8,13 @@ use medik8s_api::{
 
 use super::*;
 
+const NO_SETS: Sets = Sets {
+    main: None,
+    first_expiry: None,
+    both: None,
+    next: None,
+};
+
 fn at(text: &str) -> Timestamp {
     text.parse().unwrap()
 }
@@ -32,6 +39,7 @@ fn observed(config: &SelfNodeRemediationConfig) -> Observed<'_> {
         config: Some(config),
         daemon_set: None,
         certificates: Certificates::Usable,
+        sets: &NO_SETS,
         remediations: Vec::new(),
         namespace: "snr",
         image: "image",
@@ -43,6 +51,7 @@ fn names(plan: &Plan) -> Vec<&'static str> {
         .iter()
         .map(|step| match step {
             Step::CreateCertificates => "certificates",
+            Step::Rotate(_) => "rotate",
             Step::ApplyService(_) => "service",
             Step::DeleteDaemonSet(_) => "delete",
             Step::ApplyDaemonSet(_) => "daemonset",
@@ -109,7 +118,7 @@ fn unusable_certificates_are_never_replaced_by_themselves() {
 #[test]
 fn agents_stay_as_they_are_while_an_order_is_in_flight() {
     let config = config();
-    let mut set = daemonset::daemon_set(&config, "snr", "old").unwrap();
+    let mut set = daemonset::daemon_set(&config, "snr", "old", "s").unwrap();
     set.metadata.uid = Some("u".to_owned());
     let order = ordered(PHASE_PRE_REBOOT_COMPLETED, "2026-01-01T00:02:00Z");
     let seen = |remediation| Observed {
@@ -150,7 +159,7 @@ fn agents_stay_as_they_are_while_an_order_is_in_flight() {
 #[test]
 fn another_revision_is_deleted_first() {
     let config = config();
-    let mut set = daemonset::daemon_set(&config, "snr", "old").unwrap();
+    let mut set = daemonset::daemon_set(&config, "snr", "old", "s").unwrap();
     set.metadata.annotations = None;
     set.metadata.uid = Some("u-7".to_owned());
     let plan = plan(

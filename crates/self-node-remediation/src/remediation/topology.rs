@@ -1,0 +1,156 @@
+//! What the loss of a node will mean in this cluster, told before the first node fails.
+//!
+//! # Purpose
+//! Small clusters cannot promise everything: whom nobody can vouch for may not reset itself, and whom nobody can
+//! acknowledge is not freed by time. An administrator should know that from `kubectl describe snrc`, not from the first
+//! night. The README has the same as a table.
+
+use medik8s_api::names::contract::{EXCLUDE_FROM_REMEDIATION_LABEL, TRUE};
+use self_node_remediation_core::table::{Role, is_strict_majority, quorum_of};
+
+use super::NodeMetadata;
+
+#[cfg(test)]
+mod tests;
+
+/// A node as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) role: Role,
+    /// No agent runs on it.
+    pub(super) excluded: bool,
+}
+
+impl Member {
+    pub(super) fn of(node: &NodeMetadata) -> Self {
+        let labels = node.metadata.labels.as_ref();
+        let excluded = labels
+            .and_then(|labels| labels.get(EXCLUDE_FROM_REMEDIATION_LABEL))
+            .is_some_and(|value| value == TRUE);
+        Self {
+            role: Role::of(labels),
+            excluded,
+        }
+    }
+}
+
+/// Something to tell about the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Told {
+    /// Something is not promised.
+    pub(super) warning: bool,
+    pub(super) text: String,
+}
+
+/// What follows from the nodes for each kind of node that there is, the gravest first.
+pub(super) fn describe(nodes: &[Member], min_peers: usize) -> Vec<Told> {
+    let count = |wanted: fn(&Member) -> bool| nodes.iter().filter(|node| wanted(node)).count();
+    let workers = count(|node| node.role.worker);
+    let control_plane = count(|node| node.role.control_plane);
+    let mut told = Vec::new();
+    for (role, what) in [
+        (
+            Role {
+                control_plane: false,
+                worker: true,
+            },
+            "a worker",
+        ),
+        (
+            Role {
+                control_plane: true,
+                worker: false,
+            },
+            "a control-plane node",
+        ),
+        (
+            Role {
+                control_plane: true,
+                worker: true,
+            },
+            "a control-plane node that is also a worker",
+        ),
+    ] {
+        if nodes.iter().any(|node| node.role == role && !node.excluded) {
+            let others = workers.saturating_sub(usize::from(role.worker));
+            let peers = if role.control_plane {
+                control_plane.saturating_sub(1)
+            } else {
+                0
+            };
+            told.push(fate(what, others, peers, min_peers));
+        }
+    }
+    let without_agent = count(|node| node.role.worker && node.excluded);
+    told.extend(excluded(workers, without_agent));
+    told.sort_by_key(|told| !told.warning);
+    told
+}
+
+/// What happens to a lost node that knows so many other workers and control-plane nodes.
+fn fate(what: &str, workers: usize, control_plane: usize, min_peers: usize) -> Told {
+    if workers < min_peers && control_plane == 0 {
+        return Told {
+            warning: true,
+            text: format!(
+                "{what} lost here is held until there is evidence, because it knows {workers} other \
+                 workers and minPeersForRemediation is {min_peers}: it must not reset itself, so \
+                 time proves nothing; it is freed when it reboots, or by a fence agent"
+            ),
+        };
+    }
+    let needed = |size| (size > 0).then(|| (quorum_of(size), size));
+    let parts: Vec<String> = [
+        (needed(workers), "other workers"),
+        (needed(control_plane), "other control-plane nodes"),
+    ]
+    .into_iter()
+    .filter_map(|(needed, what)| {
+        needed.map(|(votes, size)| format!("{votes} of the {size} {what}"))
+    })
+    .collect();
+    if parts.is_empty() {
+        return Told {
+            warning: false,
+            text: format!("{what} lost here is freed after its bound; nobody has to be asked"),
+        };
+    }
+    // With one more node lost, those that are left may be too few.
+    let fragile = [workers, control_plane].into_iter().any(|size| size == 1);
+    let more = if fragile {
+        "; if that node is lost as well, both are held until there is evidence"
+    } else {
+        "; if more are lost at once, they are held until there is evidence"
+    };
+    Told {
+        warning: fragile,
+        text: format!(
+            "{what} lost here is freed after its bound, if {} acknowledge the order{more}",
+            parts.join(" and ")
+        ),
+    }
+}
+
+/// Nodes without agent are members of every table, and never answer.
+fn excluded(workers: usize, without_agent: usize) -> Option<Told> {
+    let others = workers.checked_sub(1)?;
+    let answering = others.saturating_sub(without_agent);
+    if without_agent == 0 || answering == others {
+        return None;
+    }
+    let held = answering < quorum_of(others);
+    let resets = !is_strict_majority(answering, others);
+    (held || resets).then(|| Told {
+        warning: true,
+        text: format!(
+            "{without_agent} of {workers} workers are excluded from remediation and run no agent, \
+             so they never answer: an outage of the API server resets the others once, because \
+             they find no majority{}",
+            if held {
+                "; and no node is freed by time, because too few can acknowledge"
+            } else {
+                ""
+            }
+        ),
+    })
+}

@@ -1,0 +1,242 @@
+//! What two writers could do to each other: two managers, late requests, somebody else's taints.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
+use medik8s_api::SelfNodeRemediation;
+use medik8s_api::names::{kubernetes, snr};
+use medik8s_api::self_node_remediation::{RemediationStrategy, SelfNodeRemediationConfig};
+use medik8s_testing::build::{self, PodExt as _};
+use medik8s_testing::fake::{Failure, Fault};
+use medik8s_testing::wire::Recorded;
+
+use crate::lab::{Agents, BOUND, Lab, NAMESPACE, NODE};
+
+const LATE: Duration = Duration::from_millis(300);
+
+fn ordered(strategy: RemediationStrategy, agents: &Agents) -> Lab {
+    let lab = Lab::new(agents);
+    let mut remediation = build::self_node_remediation(NODE);
+    remediation.spec.remediation_strategy = Some(strategy);
+    lab.api.put(&remediation);
+    lab
+}
+
+fn phase(lab: &Lab) -> String {
+    lab.status(NAMESPACE, NODE).phase.unwrap_or_default()
+}
+
+/// The worst case: both believe that they lead, all the time.
+#[tokio::test]
+async fn h09_two_managers_free_once_and_not_early() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+    let (one, other) = (lab.manager().await, lab.manager().await);
+    for _ in 0..200 {
+        tokio::join!(lab.pass(&one), lab.pass(&other));
+        if phase(&lab) == snr::PHASE_FENCING_COMPLETED {
+            break;
+        }
+    }
+    assert_eq!(phase(&lab), snr::PHASE_FENCING_COMPLETED, "{}", lab.story());
+    lab.assert_right("two managers");
+    let (ordered, freed) = {
+        let seen = lab.seen.lock().unwrap();
+        (seen.ordered.unwrap(), seen.freed.unwrap())
+    };
+    assert!(freed.as_second() - ordered.as_second() >= BOUND);
+    // Every write of the status says which version it was made from, and one order is in place in the end.
+    let is_status = |request: &&Recorded| {
+        request.method == "PATCH" && request.path.ends_with(&format!("/{NODE}/status"))
+    };
+    let writes = lab.api.writes();
+    for write in writes.iter().filter(is_status) {
+        let text = write.body.to_string();
+        let reports_an_error = text.contains("lastError") && !text.contains("phase");
+        assert!(
+            text.contains("resourceVersion") || reports_an_error,
+            "{text}"
+        );
+    }
+    let accepted = writes.iter().filter(|write| {
+        write.status == Some(200)
+            && write
+                .body
+                .to_string()
+                .contains(snr::PHASE_PRE_REBOOT_COMPLETED)
+    });
+    assert_eq!(accepted.count(), 1);
+}
+
+/// A delete that arrives late finds a new pod of the same name.
+#[tokio::test]
+async fn h09_a_late_delete_does_not_hit_a_new_pod() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+    lab.api.inject(Fault::on_request(
+        "DELETE",
+        "/api/v1/namespaces/default/pods/ledger",
+        Failure::Late(LATE),
+    ));
+    let replaced = {
+        let api = lab.api.clone();
+        async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                if api
+                    .requests()
+                    .iter()
+                    .any(|request| request.method == "DELETE")
+                {
+                    let mut new = build::pod("default", "ledger").on("a");
+                    new.metadata.uid = Some("the-new-one".to_owned());
+                    api.put(&new);
+                    return;
+                }
+            }
+        }
+    };
+    let replaced = tokio::spawn(replaced);
+    let manager = lab.manager().await;
+    lab.until(&manager, "the end", |lab| {
+        phase(lab) == snr::PHASE_FENCING_COMPLETED
+    })
+    .await;
+    replaced.await.unwrap();
+    tokio::time::sleep(LATE * 2).await;
+    let pod: Pod = lab.api.get(Some("default"), "ledger").unwrap();
+    assert_eq!(pod.metadata.uid.as_deref(), Some("the-new-one"));
+    lab.assert_right("late delete");
+}
+
+/// The node controller adds its taint between our read and our write.
+#[tokio::test]
+async fn h10_a_taint_that_somebody_adds_meanwhile_survives() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+    let node = format!("/api/v1/nodes/{NODE}");
+    lab.api
+        .inject(Fault::on_request("PATCH", &node, Failure::Late(LATE)));
+    let added = {
+        let api = lab.api.clone();
+        async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let patched = |request: &Recorded| {
+                    request.method == "PATCH" && request.path == format!("/api/v1/nodes/{NODE}")
+                };
+                if api.requests().iter().any(patched) {
+                    api.update::<Node>(None, NODE, |node| {
+                        let spec = node.spec.get_or_insert_default();
+                        spec.taints.get_or_insert_default().push(Taint {
+                            key: "node.kubernetes.io/unreachable".to_owned(),
+                            effect: "NoExecute".to_owned(),
+                            ..Taint::default()
+                        });
+                    });
+                    return;
+                }
+            }
+        }
+    };
+    let added = tokio::spawn(added);
+    let manager = lab.manager().await;
+    lab.until(&manager, "ordered", |lab| {
+        phase(lab) == snr::PHASE_PRE_REBOOT_COMPLETED
+    })
+    .await;
+    added.await.unwrap();
+    assert!(lab.has_taint("node.kubernetes.io/unreachable"));
+    assert!(lab.has_taint(snr::REMEDIATION_TAINT));
+
+    // And when ours go, it stays.
+    lab.until(&manager, "freed", |lab| {
+        phase(lab) == snr::PHASE_FENCING_COMPLETED
+    })
+    .await;
+    lab.comes_back("b2");
+    lab.api.delete::<SelfNodeRemediation>(Some(NAMESPACE), NODE);
+    lab.until(&manager, "released", |lab| {
+        lab.remediation(NAMESPACE, NODE).is_none()
+    })
+    .await;
+    let keys: Vec<String> = lab.taints().into_iter().map(|taint| taint.key).collect();
+    assert_eq!(keys, ["node.kubernetes.io/unreachable"]);
+}
+
+/// H8: the order's outcome is not known to the manager; its time begins when the order is seen in place.
+#[tokio::test]
+async fn h08_a_late_order_is_counted_from_its_sight() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+    let is_order = |request: &Recorded| {
+        request.method == "PATCH"
+            && request
+                .body
+                .to_string()
+                .contains(snr::PHASE_PRE_REBOOT_COMPLETED)
+    };
+    lab.api.inject(Fault::on(is_order, Failure::BreakAfter));
+    let manager = lab.manager().await;
+    lab.until(&manager, "freed", |lab| {
+        phase(lab) == snr::PHASE_FENCING_COMPLETED
+    })
+    .await;
+    lab.assert_right("late order");
+    let seen = lab.seen.lock().unwrap();
+    let waited = seen.freed.unwrap().as_second() - seen.ordered.unwrap().as_second();
+    assert!(waited >= BOUND, "{waited}");
+}
+
+/// The strategy of an emptied node is over only when its volumes are detached.
+#[tokio::test]
+async fn the_out_of_service_taint_stays_until_the_volumes_are_detached() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::OutOfServiceTaint, &agents);
+    lab.attach_volume("pv-1");
+    let manager = lab.manager().await;
+    lab.until(&manager, "taint", |lab| {
+        lab.empties_out_of_service();
+        lab.has_taint(kubernetes::OUT_OF_SERVICE_TAINT)
+    })
+    .await;
+    for _ in 0..10 {
+        lab.empties_out_of_service();
+        lab.pass(&manager).await;
+        assert!(lab.has_taint(kubernetes::OUT_OF_SERVICE_TAINT));
+        assert_ne!(phase(&lab), snr::PHASE_FENCING_COMPLETED);
+    }
+    lab.detach_volume("pv-1");
+    lab.until(&manager, "freed", |lab| {
+        phase(lab) == snr::PHASE_FENCING_COMPLETED
+    })
+    .await;
+    assert!(!lab.has_taint(kubernetes::OUT_OF_SERVICE_TAINT));
+}
+
+/// Only the one configuration counts: by its name, in the operator's namespace.
+#[tokio::test]
+async fn another_configuration_counts_for_nothing() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+    let config = || {
+        let known = lab.api.get(Some(NAMESPACE), snr::CONFIG_NAME);
+        known.unwrap_or_else(SelfNodeRemediationConfig::default)
+    };
+    let mut other_name = config();
+    other_name.metadata.name = Some("mine".to_owned());
+    other_name.metadata.uid = Some("uid-mine".to_owned());
+    let mut other_namespace = config();
+    other_namespace.metadata.namespace = Some("default".to_owned());
+    lab.api.put(&other_name);
+    lab.api.put(&other_namespace);
+    lab.api
+        .remove::<SelfNodeRemediationConfig>(Some(NAMESPACE), snr::CONFIG_NAME);
+    let manager = lab.manager().await;
+    for _ in 0..100 {
+        lab.pass(&manager).await;
+    }
+    assert_eq!(lab.condition(NAMESPACE, NODE, snr::DISABLED), "True");
+    assert_eq!(lab.taints(), []);
+    assert!(lab.has_pods());
+}

@@ -1,0 +1,302 @@
+//! What `make bench-snr` measures with: processes, requests, and the life of a remediation.
+
+pub mod large;
+pub mod storm;
+pub mod times;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Api, api::ListParams};
+use medik8s_api::SelfNodeRemediation;
+
+use crate::{Cluster, audit, wait};
+
+/// Account of the agents and of the manager.
+pub const AGENT: &str = "system:serviceaccount:self-node-remediation:self-node-remediation-agent";
+/// Account of the manager.
+pub const MANAGER: &str =
+    "system:serviceaccount:self-node-remediation:self-node-remediation-controller-manager";
+/// The operator's namespace.
+pub const NAMESPACE: &str = "self-node-remediation";
+
+/// One figure, as it goes into the table.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// What was measured.
+    pub what: String,
+    /// The original's figure.
+    pub original: &'static str,
+    /// The goal.
+    pub goal: &'static str,
+    /// Ours.
+    pub ours: String,
+}
+
+impl Row {
+    /// A figure.
+    pub fn new(
+        what: impl Into<String>,
+        original: &'static str,
+        goal: &'static str,
+        ours: impl Into<String>,
+    ) -> Self {
+        Self {
+            what: what.into(),
+            original,
+            goal,
+            ours: ours.into(),
+        }
+    }
+}
+
+/// A process of the cluster.
+#[derive(Debug, Clone)]
+pub struct Found {
+    pid: u32,
+    /// The node, if it is an agent.
+    pub node: Option<String>,
+}
+
+/// Memory and CPU of a process.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// In KiB.
+    pub rss: u64,
+    /// In KiB; pages shared with other processes of this machine count in part.
+    pub pss: u64,
+    /// In KiB.
+    pub anonymous: u64,
+    /// The largest resident size so far, in KiB.
+    pub peak: u64,
+    /// CPU time so far.
+    pub cpu: Duration,
+}
+
+impl Found {
+    /// What it uses now; `None` once it has ended.
+    pub fn usage(&self) -> Option<Usage> {
+        let folder = PathBuf::from(format!("/proc/{}", self.pid));
+        let rollup = fs::read_to_string(folder.join("smaps_rollup")).ok()?;
+        let status = fs::read_to_string(folder.join("status")).ok()?;
+        let mut cpu = Duration::ZERO;
+        for task in fs::read_dir(folder.join("task")).ok()?.flatten() {
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            let nanos = text
+                .split_whitespace()
+                .next()
+                .and_then(|word| word.parse().ok());
+            cpu += Duration::from_nanos(nanos.unwrap_or(0));
+        }
+        Some(Usage {
+            rss: kib(&rollup, "Rss:"),
+            pss: kib(&rollup, "Pss:"),
+            anonymous: kib(&rollup, "Anonymous:"),
+            peak: kib(&status, "VmHWM:"),
+            cpu,
+        })
+    }
+}
+
+fn kib(text: &str, key: &str) -> u64 {
+    text.lines()
+        .find_map(|line| line.strip_prefix(key))
+        .and_then(|rest| rest.split_whitespace().next())
+        .and_then(|word| word.parse().ok())
+        .unwrap_or(0)
+}
+
+/// The agents and managers of a cluster, by what is on their command lines.
+pub fn processes(cluster: &Cluster) -> (Vec<Found>, Vec<Found>) {
+    let folder = cluster.folder().display().to_string();
+    let (mut agents, mut managers) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<String> = line
+            .split(|byte| *byte == 0)
+            .map(|word| String::from_utf8_lossy(word).into_owned())
+            .collect();
+        let program = fs::read_link(entry.path().join("exe")).unwrap_or_default();
+        if !words.iter().any(|word| word.contains(&folder)) || !is_ours(&program) {
+            continue;
+        }
+        let host = words
+            .iter()
+            .find_map(|word| word.strip_prefix("--host-root="));
+        match host.map(Path::new).and_then(Path::file_name) {
+            Some(node) => agents.push(Found {
+                pid,
+                node: Some(node.to_string_lossy().into_owned()),
+            }),
+            None => managers.push(Found { pid, node: None }),
+        }
+    }
+    (agents, managers)
+}
+
+fn is_ours(program: &Path) -> bool {
+    let name = program.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name == "manager" || name.starts_with("self-node-remediation"))
+}
+
+/// A number of requests of a user.
+pub fn requests(
+    cluster: &Cluster,
+    user: &str,
+    verb: Option<&str>,
+    resource: Option<&str>,
+    from: Timestamp,
+    until: Timestamp,
+) -> anyhow::Result<Vec<audit::Request>> {
+    let filter = audit::Filter {
+        user: Some(user),
+        verb,
+        resource,
+        from,
+        until,
+    };
+    let all = audit::read(&cluster.audit_log())?;
+    Ok(all
+        .into_iter()
+        .filter(|request| filter.matches(request))
+        .collect())
+}
+
+/// Creates a remediation.
+pub async fn remediate(cluster: &Cluster, node: &str, strategy: &str) -> anyhow::Result<()> {
+    cluster
+        .apply_text(&format!(
+            "apiVersion: self-node-remediation.medik8s.io/v1alpha1\nkind: SelfNodeRemediation\n\
+             metadata: {{name: {node}, namespace: {NAMESPACE}}}\n\
+             spec: {{remediationStrategy: {strategy}}}\n"
+        ))
+        .await
+}
+
+/// When a remediation went through its phases, looked at every 50 ms.
+#[derive(Debug, Clone, Default)]
+pub struct Course {
+    /// The order was in place.
+    pub ordered: Option<Timestamp>,
+    /// The bound had passed, by what is recorded.
+    pub due: Option<Timestamp>,
+    /// The quorum was complete.
+    pub quorum: Option<Timestamp>,
+    /// Nothing of the workload was left.
+    pub freed: Option<Timestamp>,
+    /// On what evidence.
+    pub by: String,
+}
+
+impl Course {
+    /// From the order until the workload was freed.
+    pub fn seconds(&self) -> Option<f64> {
+        let (ordered, freed) = (self.ordered?, self.freed?);
+        Some(freed.duration_since(ordered).as_secs_f64())
+    }
+}
+
+/// Follows remediations to their end.
+pub async fn follow(
+    cluster: &Cluster,
+    nodes: &[&str],
+    limit: Duration,
+) -> anyhow::Result<Vec<Course>> {
+    let api = Api::<SelfNodeRemediation>::namespaced(cluster.admin(), NAMESPACE);
+    let mut courses = vec![Course::default(); nodes.len()];
+    let end = Timestamp::now().checked_add(limit)?;
+    while Timestamp::now() < end && courses.iter().any(|course| course.freed.is_none()) {
+        for (course, node) in courses.iter_mut().zip(nodes) {
+            if course.freed.is_some() {
+                continue;
+            }
+            let Some(remediation) = api.get_opt(node).await? else {
+                continue;
+            };
+            let now = Timestamp::now();
+            let status = remediation.status.unwrap_or_default();
+            if status.phase.is_some() {
+                course.ordered.get_or_insert(now);
+            }
+            let annotations = remediation.metadata.annotations.unwrap_or_default();
+            let times = annotations.get("self-node-remediation.medik8s.io/order-times");
+            let field = |name: &str| {
+                let words = times.map(|times| times.split(' ')).into_iter().flatten();
+                words
+                    .filter_map(|word| word.split_once('='))
+                    .find_map(|(key, value)| (key == name).then(|| value.to_owned()))
+            };
+            course.quorum = field("quorum").and_then(|text| text.parse().ok());
+            course.by = field("by").unwrap_or_default();
+            course.due = status
+                .time_assumed_rebooted
+                .map(|time| time.0)
+                .max(field("released").and_then(|text| text.parse().ok()));
+            if status.phase.as_deref() == Some("Fencing-Completed") {
+                course.freed = Some(now);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(courses)
+}
+
+/// Waits until so many agent pods run.
+pub async fn agents_run(cluster: &Cluster, count: usize) -> anyhow::Result<()> {
+    let pods = Api::<Pod>::namespaced(cluster.admin(), NAMESPACE);
+    let agents = ListParams::default().labels("app.kubernetes.io/component=agent");
+    wait::until("the agents to run", Duration::from_mins(3), async || {
+        let running = pods.list(&agents).await?;
+        let ready = running
+            .iter()
+            .filter(|pod| {
+                pod.status
+                    .as_ref()
+                    .is_some_and(|status| status.phase.as_deref() == Some("Running"))
+            })
+            .count();
+        Ok((ready >= count).then_some(()))
+    })
+    .await
+}
+
+/// Usage of one process over a time without events: memory at the end, CPU and requests per minute.
+pub async fn idle(
+    cluster: &Cluster,
+    found: &Found,
+    user: &str,
+    sharing: usize,
+    time: Duration,
+) -> anyhow::Result<(Usage, f64, f64)> {
+    let before = found.usage().context("the process has ended")?;
+    let from = Timestamp::now();
+    tokio::time::sleep(time).await;
+    let after = found.usage().context("the process has ended")?;
+    let until = Timestamp::now();
+    let minutes = time.as_secs_f64() / 60.0;
+    let cpu = (after.cpu.saturating_sub(before.cpu)).as_secs_f64() / minutes;
+    let count = requests(cluster, user, None, None, from, until)?.len();
+    #[expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
+    let per_minute = count as f64 / minutes / sharing.max(1) as f64;
+    Ok((after, cpu, per_minute))
+}
+
+/// MiB with one digit.
+pub fn mib(kib: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "sizes of processes")]
+    let mib = kib as f64 / 1024.0;
+    format!("{mib:.1}")
+}
