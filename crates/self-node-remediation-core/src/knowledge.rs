@@ -9,9 +9,11 @@
 //! The memory must be in `/run` before it is used (H5): the callers record it before they answer.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Shift;
 use crate::ids::{BootId, Uid};
 use crate::order::{Match, Remediation, Target};
 use crate::time::BootInstant;
@@ -112,6 +114,21 @@ impl Knowledge {
         self.orders
             .values()
             .any(|known| known.target.matches(node, machine) != Match::No)
+    }
+
+    pub(crate) fn shift(&mut self, shift: Shift) {
+        for known in self.orders.values_mut() {
+            known.last = shift.moment(known.last);
+        }
+    }
+
+    /// The same knowledge `by` closer to the boot: for the explorer, see [`crate::agent::State::canonical`].
+    #[must_use]
+    pub fn earlier(mut self, by: Duration) -> Self {
+        for known in self.orders.values_mut() {
+            known.last = known.last.minus(by);
+        }
+        self
     }
 
     /// Whether any order is held.
