@@ -102,6 +102,16 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 	@$(PART) "suites on a real control plane" cargo test --locked -j$(JOBS) -p medik8s-harness
 	@$(PART) --summary
 
+.PHONY: test-model
+test-model: ## the fencing rules, searched through: states, depth and time; each broken rule must be found (MOST=states)
+	@.ci/need rust cc
+	cargo run --quiet --locked -j$(JOBS) -p self-node-remediation-model -- full --write docs/fencing.md $(if $(MOST),--most $(MOST))
+
+.PHONY: traces
+traces: ## write the story of each broken fencing rule into docs/fencing.md
+	@.ci/need rust cc
+	cargo run --quiet --locked -j$(JOBS) -p self-node-remediation-model -- stories --write docs/fencing.md
+
 .PHONY: test-release
 test-release: release test-agent cluster-tools ## release binaries: static, small, no test watchdog, DNS and TLS from a scratch image
 	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test release
