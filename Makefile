@@ -13,7 +13,8 @@ VERSION := $(shell awk -F'"' '/^version/ { print $$2; exit }' Cargo.toml)
 REGISTRY ?= ghcr.io/medik8s
 export PARTS_LOG := $(CURDIR)/target/parts.tsv
 
-PROGRAMS  ?= node-healthcheck-operator node-maintenance-operator self-node-remediation self-node-remediation-agent
+OPERATORS := node-healthcheck-operator node-maintenance-operator self-node-remediation self-node-remediation-agent
+PROGRAMS  ?= $(OPERATORS)
 # These must never see the API client, also when cargo unifies features across the workspace.
 PURE      := medik8s-api medik8s-core self-node-remediation-core
 PART      := .ci/part
@@ -169,6 +170,15 @@ bench-snr: bench-programs cluster-tools ## figures of self node remediation (abo
 	$(BENCH_SNR) times --profile fast
 	$(BENCH_SNR) large
 	$(BENCH_SNR) storm
+.PHONY: test-model
+test-model: ## the fencing rules, searched through: states, depth and time; each broken rule must be found (MOST=states)
+	@.ci/need rust cc
+	cargo run --quiet --locked -j$(JOBS) -p self-node-remediation-model -- full --write docs/fencing.md $(if $(MOST),--most $(MOST))
+
+.PHONY: traces
+traces: ## write the story of each broken fencing rule into docs/fencing.md
+	@.ci/need rust cc
+	cargo run --quiet --locked -j$(JOBS) -p self-node-remediation-model -- stories --write docs/fencing.md
 
 .PHONY: test-release
 test-release: release test-agent cluster-tools ## release binaries: static, small, no test watchdog, DNS and TLS from a scratch image

@@ -38,6 +38,7 @@ use crate::time::BootInstant;
 use crate::verdict::{Answers, Said};
 
 mod announcing;
+mod canonical;
 mod check;
 mod ending;
 mod fencing;
@@ -50,6 +51,7 @@ mod wake;
 mod watchdog;
 
 pub use announcing::{Announcing, InForce};
+pub(crate) use canonical::Shift;
 pub use record::{RECORD_VERSION, Recorded, RecordedFencing};
 pub use wake::next_wake;
 

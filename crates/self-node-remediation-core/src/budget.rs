@@ -27,6 +27,13 @@ pub const REBOOT_BUFFER: Duration = Duration::from_secs(30);
 pub const PEER_REQUEST_BUFFER: Duration = Duration::from_secs(2);
 /// Reserve beyond span and closing ping at the release, and the least of K beyond one watchdog timeout.
 pub const RELEASE_RESERVE: Duration = Duration::from_secs(10);
+/// Reserve beyond the closing ping after the last words.
+pub const LAST_WORDS_RESERVE: Duration = Duration::from_secs(2);
+/// The most by which the clocks of two managers differ (fencing-safety section 1): a wait that one has begun may be ended
+/// by another.
+pub const MANAGER_CLOCKS: Duration = Duration::from_secs(5);
+/// Clocks run 0.1 % fast or slow: what a slow one measures as this long takes a fast one by one part more.
+const CLOCK_RATE_PARTS: u32 = 499;
 /// Timeout assumed of a watchdog about which an old agent says nothing or `0`: it publishes the value before it opens
 /// the device (H2), and softdog's default is this.
 pub const UNKNOWN_WATCHDOG: Duration = Duration::from_mins(1);
@@ -262,33 +269,59 @@ pub fn announced_wait(
 ) -> Result<Duration, BudgetError> {
     let sum = || {
         let watchdog = Duration::from_secs(wd_s);
-        let reserve = watchdog.checked_add(RELEASE_RESERVE)?.max(REBOOT_BUFFER);
-        Duration::from_secs(bound_s)
+        let exact = until_reset(bound_s, wd_s)?;
+        let buffered = Duration::from_secs(bound_s)
             .checked_add(watchdog)?
-            .checked_add(reserve)
+            .checked_add(REBOOT_BUFFER)?;
+        Some(exact.checked_add(reserve(exact)?)?.max(buffered))
     };
     bounded(sum().map(|least| least.max(user.unwrap_or_default())))
 }
 
-/// What must pass after the quorum was complete: bound + 2 wd + 10 s. The model found bound + 2 wd exact.
+/// What must pass after the quorum was complete: bound + 2 wd + 10 s, and more where the clocks' rates need more. The
+/// model found bound + 2 wd exact.
 pub fn after_quorum(bound_s: u64, wd_s: u64) -> Result<Duration, BudgetError> {
     let sum = || {
-        Duration::from_secs(wd_s)
-            .checked_mul(2)?
-            .checked_add(Duration::from_secs(bound_s))?
-            .checked_add(RELEASE_RESERVE)
+        let exact = until_reset(bound_s, wd_s)?;
+        exact.checked_add(reserve(exact)?)
     };
     bounded(sum())
 }
 
-/// What must pass after the first sight of the last words (E2): 2 x timeout + 2 s.
-pub fn after_last_words(timeout_s: u64) -> Result<Duration, BudgetError> {
+/// What must pass after the first sight of the last words (E2): 2 x timeout + 2 s, and more where the clocks' rates need
+/// more. `by_another`: the first sight was recorded by another manager, whose clock may differ.
+pub fn after_last_words(timeout_s: u64, by_another: bool) -> Result<Duration, BudgetError> {
     let sum = || {
-        Duration::from_secs(timeout_s)
-            .checked_mul(2)?
-            .checked_add(Duration::from_secs(2))
+        let exact = Duration::from_secs(timeout_s).checked_mul(2)?;
+        let rate = clock_rate(exact)?.checked_add(Duration::from_secs(1))?;
+        let wait = exact.checked_add(rate.max(LAST_WORDS_RESERVE))?;
+        if by_another {
+            wait.checked_add(MANAGER_CLOCKS)
+        } else {
+            Some(wait)
+        }
     };
     bounded(sum())
+}
+
+/// From the last proof to the reset at the latest: the watchdog counts twice (H12).
+fn until_reset(bound_s: u64, wd_s: u64) -> Option<Duration> {
+    Duration::from_secs(wd_s)
+        .checked_mul(2)?
+        .checked_add(Duration::from_secs(bound_s))
+}
+
+/// What is waited for beyond the reset: the managers' clocks, and the rates of the agent's and the manager's. Ten seconds
+/// have room for both up to about forty minutes; longer bounds need more.
+fn reserve(exact: Duration) -> Option<Duration> {
+    let clocks = clock_rate(exact)?.checked_add(MANAGER_CLOCKS)?;
+    Some(clocks.max(RELEASE_RESERVE))
+}
+
+fn clock_rate(measured: Duration) -> Option<Duration> {
+    measured
+        .checked_div(CLOCK_RATE_PARTS)?
+        .checked_add(Duration::from_nanos(1))
 }
 
 /// The safe time of the user. Negative values mean nothing, as in the original.

@@ -9,9 +9,11 @@
 //! The memory must be in `/run` before it is used (H5): the callers record it before they answer.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Shift;
 use crate::ids::{BootId, Uid};
 use crate::order::{Match, Remediation, Target};
 use crate::time::BootInstant;
@@ -117,6 +119,21 @@ impl Knowledge {
     /// Whether this order is held.
     pub fn holds(&self, uid: &Uid) -> bool {
         self.orders.contains_key(uid)
+    }
+
+    pub(crate) fn shift(&mut self, shift: Shift) {
+        for known in self.orders.values_mut() {
+            known.last = shift.moment(known.last);
+        }
+    }
+
+    /// The same knowledge `by` closer to the boot: for the explorer, see [`crate::agent::State::canonical`].
+    #[must_use]
+    pub fn earlier(mut self, by: Duration) -> Self {
+        for known in self.orders.values_mut() {
+            known.last = known.last.minus(by);
+        }
+        self
     }
 
     /// Whether any order is held.

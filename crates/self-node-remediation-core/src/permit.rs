@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::agent::Shift;
 use crate::time::BootInstant;
 
 #[cfg(test)]
@@ -147,6 +148,20 @@ impl Permit {
     pub fn valid_until(&self, span: Duration) -> Option<BootInstant> {
         let until = self.base()?.moment().plus(span);
         Some(self.recorded.map_or(until, |recorded| until.min(recorded)))
+    }
+
+    /// `recent`: how old a direct proof may be to matter beside a later one.
+    pub(crate) fn shift(&mut self, shift: Shift, recent: Duration) {
+        for moment in [&mut self.direct, &mut self.outage, &mut self.recorded] {
+            shift.option(moment);
+        }
+        if self.outage <= self.direct {
+            self.outage = None;
+        } else if let Some(direct) = &mut self.direct
+            && shift.is_older(*direct, recent)
+        {
+            *direct = BootInstant::ZERO;
+        }
     }
 
     /// What goes into `/run`: the proofs, and V as it is now.

@@ -408,7 +408,7 @@ pub fn decide(seen: &Seen<'_>, now: Timestamp) -> Result<Decision, BudgetError> 
         let begin = OrderTimes::begin(remediation.uid.clone(), recorded.clone(), now);
         return Ok(Decision::Record(begin.with_bound(node.announced.as_ref())));
     };
-    let words = match last_words(node, recorded, times, now)? {
+    let words = match last_words(seen, recorded, times, now)? {
         Some(decision @ (Decision::Record(_) | Decision::Release(_))) => return Ok(decision),
         other => other,
     };
@@ -443,12 +443,13 @@ fn adopt(seen: &Seen<'_>) -> Decision {
 
 /// E2: the agent's last words for the recorded boot.
 fn last_words(
-    node: &Node,
+    seen: &Seen<'_>,
     recorded: &BootId,
     times: &OrderTimes,
     now: Timestamp,
 ) -> Result<Option<Decision>, BudgetError> {
-    let Some(words) = node
+    let Some(words) = seen
+        .node
         .last_words
         .as_ref()
         .filter(|words| words.boot == *recorded)
@@ -462,7 +463,10 @@ fn last_words(
         };
         return Ok(Some(Decision::Record(times)));
     };
-    let until = later(first_sight, budget::after_last_words(words.timeout)?)?;
+    // Whatever this manager recorded itself is not older than its own first check.
+    let by_another = first_sight < seen.calm_since;
+    let wait = budget::after_last_words(words.timeout, by_another)?;
+    let until = later(first_sight, wait)?;
     let by = By::LastWords;
     Ok(Some(if now < until {
         Decision::Wait { until, by }

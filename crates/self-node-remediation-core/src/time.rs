@@ -24,6 +24,11 @@ impl BootInstant {
         Self(u64::try_from(since_boot.as_nanos()).unwrap_or(u64::MAX))
     }
 
+    /// The moment this many seconds after the boot.
+    pub const fn at_seconds(since_boot: u64) -> Self {
+        Self(since_boot.saturating_mul(1_000_000_000))
+    }
+
     /// How long after the boot.
     pub const fn since_boot(self) -> Duration {
         Duration::from_nanos(self.0)

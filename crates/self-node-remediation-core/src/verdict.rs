@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::agent::Shift;
 use crate::budget::NO_RESPONSE_GRACE;
 use crate::ids::NodeName;
 use crate::permit::{Outage, PeerHealthy, Proof};
@@ -36,6 +37,15 @@ pub enum Said {
     ApiError,
     /// No answer: no address, no connection, an error, no time left.
     Silent,
+}
+
+impl Said {
+    pub(crate) fn shift(&mut self, shift: Shift) {
+        match self {
+            Self::Healthy { sent } => *sent = shift.moment(*sent),
+            Self::Unhealthy | Self::ApiError | Self::Silent => {}
+        }
+    }
 }
 
 /// The answers of one round, by node.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Notice, Step, Watchdog, Wish};
+use super::{Command, Notice, Shift, Step, Watchdog, Wish};
 use crate::announcement::Announcement;
 use crate::ids::BootId;
 use crate::permit::{NoElectorate, Terms};
@@ -375,6 +375,21 @@ impl Step<'_> {
 }
 
 impl Announcing {
+    #[cfg(test)]
+    pub(super) const fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    pub(super) fn shift(&mut self, shift: Shift) {
+        self.sequence = 1;
+        self.quiet_until = shift.due(self.quiet_until);
+        if let Some(pending) = &mut self.pending {
+            shift.option(&mut pending.sent);
+            shift.option(&mut pending.accepted);
+            pending.next = shift.due(pending.next);
+        }
+    }
+
     fn take_effect(&mut self) {
         if let Some(pending) = self.pending.take() {
             self.in_force = Some(pending.value);

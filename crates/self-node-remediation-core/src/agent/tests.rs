@@ -1,6 +1,7 @@
 //! One agent against a scripted world, on a virtual clock.
 
 mod announcing;
+mod canonical;
 mod control_plane;
 mod properties;
 mod restart;

@@ -120,7 +120,8 @@ fn an_old_control_plane_agent_gets_its_own_surcharge() {
 #[test]
 fn h12_the_closing_ping_is_counted() {
     assert_eq!(after_quorum(90, 20), Ok(secs(90 + 40 + 10)));
-    assert_eq!(after_last_words(5), Ok(secs(12)));
+    assert_eq!(after_last_words(5, false), Ok(secs(12)));
+    assert_eq!(after_last_words(5, true), Ok(secs(17)));
     for wd in 0..700 {
         let wait = announced_wait(90, wd, None).unwrap();
         assert!(wait >= secs(90 + 2 * wd + 10), "wd {wd}");
@@ -169,7 +170,7 @@ fn what_cannot_be_counted_is_refused() {
         Err(BudgetError::TooLong)
     );
     assert_eq!(after_quorum(1, u64::MAX), Err(BudgetError::TooLong));
-    assert_eq!(after_last_words(u64::MAX), Err(BudgetError::TooLong));
+    assert_eq!(after_last_words(u64::MAX, false), Err(BudgetError::TooLong));
     for bad in [0, -1, i64::MAX] {
         let spec = SelfNodeRemediationConfigSpec {
             max_api_error_threshold: Some(bad),
@@ -248,6 +249,35 @@ proptest! {
                     prop_assert!(wait <= LONGEST);
                 }
             }
+        }
+    }
+
+    /// However slow the clock of the agent and fast that of the manager, and whichever manager ends the wait: it has not
+    /// passed before the node is reset. In nanoseconds of a clock that is right.
+    #[test]
+    fn clocks_that_are_a_tenth_of_a_percent_off_never_end_a_wait_early(
+        limits in any_limits(),
+        wd in prop_oneof![4 => 0u64..700, 1 => 0u64..40_000_000],
+        timeout in prop_oneof![4 => 1u64..700, 1 => 1u64..40_000_000],
+    ) {
+        // A slow clock shows 999 where 1000 have passed, a fast one 1001; two managers are five seconds apart.
+        let slow = |shown: u128| (shown * 1000).div_ceil(999);
+        let fast = |shown: u128| shown.saturating_sub(5_000_000_000) * 1000 / 1001;
+        let second = 1_000_000_000u128;
+        if let Ok(timing) = Timing::new(limits) {
+            let reset = slow(nanos(timing.span()) + 2 * u128::from(wd) * second);
+            for wait in [
+                announced_wait(timing.announced_span(), wd, None),
+                after_quorum(timing.announced_span(), wd),
+            ].into_iter().flatten() {
+                prop_assert!(fast(nanos(wait)) >= reset, "waits {wait:?}, reset after {reset}");
+            }
+        }
+        if let Ok(wait) = after_last_words(timeout, true) {
+            prop_assert!(fast(nanos(wait)) >= slow(2 * u128::from(timeout) * second));
+        }
+        if let Ok(wait) = after_last_words(timeout, false) {
+            prop_assert!(nanos(wait) * 1000 / 1001 >= slow(2 * u128::from(timeout) * second));
         }
     }
 

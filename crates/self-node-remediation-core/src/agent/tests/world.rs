@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::super::*;
+use super::canonical;
 use crate::announcement::Announcement;
 use crate::budget::{Limits, Timing};
 use crate::ids::{BootId, NodeName, Uid};
@@ -54,6 +55,8 @@ enum Due {
 pub(super) struct World {
     pub(super) settings: Settings,
     pub(super) state: Option<State>,
+    /// The same agent in its normal form, if it is to be compared.
+    pub(super) twin: Option<State>,
     pub(super) now: BootInstant,
     pub(super) api: Api,
     pub(super) orders: Vec<Remediation>,
@@ -166,6 +169,7 @@ impl World {
         Self {
             settings,
             state: None,
+            twin: None,
             now: at(100),
             api: Api::Up,
             orders: Vec::new(),
@@ -233,6 +237,16 @@ impl World {
         };
         self.chance = mix(self.chance);
         self.stepped = self.now;
+        if let Some(twin) = self.twin.take() {
+            let seen = canonical::Seen {
+                settings: &self.settings,
+                state: &state,
+                evidence: &evidence,
+                now: self.now,
+                chance: self.chance,
+            };
+            self.twin = Some(seen.same_as(twin));
+        }
         let (state, commands) = step(&self.settings, state, evidence, self.now, self.chance);
         self.state = Some(state);
         for command in commands {
