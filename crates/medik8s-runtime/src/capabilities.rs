@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::{
 use kube::{Client, api::ApiResource};
 use medik8s_core::{backoff::Backoff, version::ServerVersion};
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     error::{Cause, Error},
@@ -30,9 +30,11 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Group version that only OpenShift serves.
 const OPENSHIFT: &str = "config.openshift.io/v1";
-/// Group version that a cluster with the Machine API serves. `v1`, although the objects used are
-/// `v1beta1`.
-const MACHINE_API: &str = "machine.openshift.io/v1";
+/// Group version of the Machines that are used. Not `v1`, for which the originals look: that one is
+/// of other kinds and says nothing about Machines.
+const MACHINE_API: &str = "machine.openshift.io/v1beta1";
+/// Pause after a hint that something has changed, in which a new CRD comes to be served.
+const HINTED: Duration = Duration::from_secs(1);
 
 /// What the cluster offers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,22 +64,28 @@ impl Capabilities {
 
 /// The latest answer. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Capability(watch::Receiver<Option<Arc<Capabilities>>>);
+pub struct Capability {
+    found: watch::Receiver<Option<Arc<Capabilities>>>,
+    look: Arc<Notify>,
+}
 
 impl Capability {
     /// What the cluster offers, for tests.
     pub fn fixed(capabilities: Capabilities) -> Self {
-        Self(watch::Sender::new(Some(Arc::new(capabilities))).subscribe())
+        Self {
+            found: watch::Sender::new(Some(Arc::new(capabilities))).subscribe(),
+            look: Arc::default(),
+        }
     }
 
     /// The latest answer; `None` while there is none.
     pub fn current(&self) -> Option<Arc<Capabilities>> {
-        self.0.borrow().clone()
+        self.found.borrow().clone()
     }
 
     /// Waits for the first answer; `None` when stopped first.
     pub async fn known(&self, stop: &Shutdown) -> Option<Arc<Capabilities>> {
-        let mut receiver = self.0.clone();
+        let mut receiver = self.found.clone();
         let found = async move {
             receiver
                 .wait_for(Option::is_some)
@@ -88,9 +96,14 @@ impl Capability {
         stop.or_stop(found).await.flatten()
     }
 
+    /// Asks again soon: something hints that the cluster offers more or less than before.
+    pub fn look_again(&self) {
+        self.look.notify_one();
+    }
+
     /// Waits until the answer changes; false when stopped first.
     pub async fn changed(&mut self, stop: &Shutdown) -> bool {
-        stop.or_stop(self.0.changed())
+        stop.or_stop(self.found.changed())
             .await
             .is_some_and(|changed| changed.is_ok())
     }
@@ -100,12 +113,25 @@ impl Capability {
 pub struct Discovery {
     client: Client,
     found: watch::Sender<Option<Arc<Capabilities>>>,
+    look: Arc<Notify>,
 }
 
 /// Makes the handle to ask and the task that works on it.
 pub fn discover(client: Client) -> (Capability, Discovery) {
     let found = watch::Sender::new(None);
-    (Capability(found.subscribe()), Discovery { client, found })
+    let capability = Capability {
+        found: found.subscribe(),
+        look: Arc::default(),
+    };
+    let look = Arc::clone(&capability.look);
+    (
+        capability,
+        Discovery {
+            client,
+            found,
+            look,
+        },
+    )
 }
 
 impl Discovery {
@@ -132,8 +158,15 @@ impl Discovery {
                     RETRY.delay(failures, rand::random())
                 }
             };
-            if stop.or_stop(tokio::time::sleep(pause)).await.is_none() {
-                return Ok(());
+            let hinted = tokio::time::timeout(pause, self.look.notified());
+            match stop.or_stop(hinted).await {
+                None => return Ok(()),
+                Some(Err(_)) => {}
+                Some(Ok(())) => {
+                    if stop.or_stop(tokio::time::sleep(HINTED)).await.is_none() {
+                        return Ok(());
+                    }
+                }
             }
         }
     }

@@ -129,6 +129,7 @@ impl<K> Cache<K> {
 
 type Prune<K> = Box<dyn Fn(&mut K) + Send>;
 type Handler<K> = Box<dyn FnMut(&Change<K>) + Send>;
+type FailureHandler = Box<dyn FnMut(Class) + Send>;
 type Guarded<K> = Result<K, Unreadable>;
 
 /// Watches one kind.
@@ -139,6 +140,7 @@ pub struct Informer<K> {
     synced: watch::Sender<bool>,
     prune: Prune<K>,
     handlers: Vec<Handler<K>>,
+    on_failure: Option<FailureHandler>,
     metrics: Metrics,
 }
 
@@ -199,6 +201,7 @@ where
             synced: watch::Sender::new(false),
             prune: Box::new(prune_metadata),
             handlers: Vec::new(),
+            on_failure: None,
             metrics: metrics.clone(),
         }
     }
@@ -214,6 +217,12 @@ where
     /// at once when it is complete.
     pub fn on_change(&mut self, handler: impl FnMut(&Change<K>) + Send + 'static) {
         self.handlers.push(Box::new(handler));
+    }
+
+    /// Calls `handler` with the class of each failure of a list or a watch. The informer goes on
+    /// trying by itself.
+    pub fn on_failure(&mut self, handler: impl FnMut(Class) + Send + 'static) {
+        self.on_failure = Some(Box::new(handler));
     }
 
     /// The local copy.
@@ -241,6 +250,9 @@ where
                 }
                 Some(Err(error)) => {
                     self.failed(&error, failures);
+                    if let Some(handler) = &mut self.on_failure {
+                        handler(class_of(&error));
+                    }
                     let pause = pause(failures, rand::random());
                     failures = failures.saturating_add(1);
                     if stop.or_stop(tokio::time::sleep(pause)).await.is_none() {

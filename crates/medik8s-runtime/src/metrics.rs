@@ -19,6 +19,7 @@ use prometheus::{
 };
 
 mod authorise;
+pub mod client_ca;
 mod endpoint;
 mod process;
 

@@ -15,14 +15,14 @@ use kube::Client;
 
 use crate::{
     capabilities::{self, Capability},
-    certs,
+    certs::{self, CertFiles},
     cli::{BindAddress, CommonArgs, Product},
     client::{Access, Profile},
     clock::Clock,
     events::{self, Recorder},
     leader::{self, Leadership, Params},
     metrics::{self, Authoriser, Metrics, MetricsServer},
-    probes::Probes,
+    probes::{Check, Probes},
     process::Process,
     settings::Env,
     shutdown::Shutdown,
@@ -81,12 +81,26 @@ pub struct Operator {
 
 impl Operator {
     /// Sets everything up and starts the tasks that run on every replica. `namespace` is the
-    /// manager's own.
+    /// manager's own. Readers of the metrics are known by their token.
     pub async fn prepare(
         about: About,
         args: &CommonArgs,
         env: &Env,
         namespace: &str,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<Self> {
+        Self::prepare_with(about, args, env, namespace, None, shutdown).await
+    }
+
+    /// As [`Operator::prepare`]. With `metrics_certificate` the metrics are served with that
+    /// certificate, and readers are known by a client certificate of the cluster's CA (see
+    /// [`metrics::client_ca`]) instead of a token.
+    pub async fn prepare_with(
+        about: About,
+        args: &CommonArgs,
+        env: &Env,
+        namespace: &str,
+        metrics_certificate: Option<CertFiles>,
         shutdown: Shutdown,
     ) -> anyhow::Result<Self> {
         let clock = Clock::system();
@@ -129,8 +143,11 @@ impl Operator {
         };
         let writer = Writer::new(about.product.name).gated(leadership.clone());
 
-        let certificate = certs::self_signed(about.product.name)
-            .context("could not make a certificate for the metrics endpoint")?;
+        let certificate = match &metrics_certificate {
+            None => certs::self_signed(about.product.name)
+                .context("could not make a certificate for the metrics endpoint")?,
+            Some(_) => CertSlot::default(),
+        };
         let server_tls = |certificate| {
             ServerTls::new(certificate, &tls::Profile::default(), args.enable_http2)
                 .context("could not set up TLS")
@@ -155,24 +172,56 @@ impl Operator {
             metrics_tls,
             webhook_tls,
         };
-        Ok(operator.with_metrics_endpoint())
+        operator.with_metrics_endpoint(metrics_certificate)
     }
 
-    fn with_metrics_endpoint(mut self) -> Self {
-        let server = MetricsServer {
-            bind: self.args.metrics_bind_address.clone(),
-            tls: self.metrics_tls.clone(),
-            http2: self.args.enable_http2,
-            authoriser: Some(Authoriser::new(
+    fn with_metrics_endpoint(mut self, certificate: Option<CertFiles>) -> anyhow::Result<Self> {
+        let authoriser = match certificate {
+            None => Some(Authoriser::new(
                 self.client.clone(),
                 self.about.product.name,
                 self.clock.clone(),
             )),
+            Some(files) => {
+                self.recognise_clients(files)?;
+                None
+            }
+        };
+        let server = MetricsServer {
+            bind: self.args.metrics_bind_address.clone(),
+            tls: self.metrics_tls.clone(),
+            http2: self.args.enable_http2,
+            authoriser,
         };
         let metrics = self.metrics.clone();
         self.process
             .service("metrics", |stop| metrics::serve(metrics, server, stop));
-        self
+        Ok(self)
+    }
+
+    /// Serves the metrics with mounted files, to clients with a certificate of the cluster's CA.
+    fn recognise_clients(&mut self, files: CertFiles) -> anyhow::Result<()> {
+        tracing::info!(
+            certificate = %files.certificate.display(),
+            "readers of /metrics are recognised by their client certificate"
+        );
+        self.metrics_tls
+            .require_client_certificates()
+            .context("could not set up TLS of the metrics endpoint")?;
+        let slot = self.metrics_tls.certificate().clone();
+        // Metrics are no reason to take the webhooks out of service.
+        let check = Check::detached();
+        self.process
+            .service("metrics certificate", |stop| async move {
+                certs::follow(&[files], &slot, &check, &stop).await;
+                Ok(())
+            });
+        let (client, server) = (self.client.clone(), self.metrics_tls.clone());
+        let metrics = self.metrics.clone();
+        self.process.service("client CA of the metrics", |stop| {
+            metrics::client_ca::follow(client, server, metrics, stop)
+        });
+        Ok(())
     }
 
     /// Serves the webhooks, on every replica.

@@ -105,6 +105,16 @@ pub const METRICS_AUTH: &[Rule] = &[
     ),
 ];
 
+/// Recognising readers of `/metrics` by their client certificate (`metrics::client_ca`); in namespace
+/// [`crate::metrics::client_ca::NAMESPACE`].
+pub const CLIENT_CA: &[Rule] = &[Rule::new(
+    &[""],
+    &["configmaps"],
+    &["get", "list", "watch"],
+    "reads the cluster's client CA, by which readers of /metrics are recognised (OpenShift)",
+)
+.named(&[crate::metrics::client_ca::CONFIG_MAP])];
+
 /// Reading `/metrics`; for the ClusterRole that is given to Prometheus, not for the operator.
 pub const METRICS_READER: &[Rule] = &[Rule::url(
     &["/metrics"],

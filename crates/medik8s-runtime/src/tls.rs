@@ -8,7 +8,7 @@
 //! rustls offers TLS 1.2 with forward secrecy and AEAD ciphers, and TLS 1.3. Profiles that would
 //! also allow older protocols or ciphers are served with these.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rustls::{
     ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
@@ -122,11 +122,28 @@ pub fn certified_key(chain_pem: &[u8], key_pem: &[u8]) -> Result<CertifiedKey, T
     CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(TlsError::Refused)
 }
 
+/// Which clients a server accepts.
+#[derive(Debug, Clone)]
+enum Clients {
+    /// Everybody.
+    Anybody,
+    /// Those with a certificate of a known CA; nobody while no CA is known.
+    Certified(Option<Arc<dyn ClientCertVerifier>>),
+}
+
+/// What the configuration of a server is made from.
+#[derive(Debug)]
+struct Demands {
+    profile: Profile,
+    clients: Clients,
+}
+
 /// The configuration of a server, exchangeable while serving. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ServerTls {
     certificate: CertSlot,
     http2: bool,
+    demands: Arc<Mutex<Demands>>,
     current: watch::Sender<Arc<ServerConfig>>,
 }
 
@@ -134,22 +151,35 @@ impl ServerTls {
     /// Serves the certificate in `certificate` to anybody.
     pub fn new(certificate: CertSlot, profile: &Profile, http2: bool) -> Result<Self, TlsError> {
         let config = server_config(&certificate, profile, http2, None)?;
+        let demands = Demands {
+            profile: profile.clone(),
+            clients: Clients::Anybody,
+        };
         Ok(Self {
             certificate,
             http2,
+            demands: Arc::new(Mutex::new(demands)),
             current: watch::Sender::new(Arc::new(config)),
         })
     }
 
-    /// Uses another profile from the next connection on.
+    /// Uses another profile from the next connection on. Which clients are accepted stays as it is.
     pub fn set_profile(&self, profile: &Profile) -> Result<(), TlsError> {
-        let config = server_config(&self.certificate, profile, self.http2, None)?;
-        self.current.send_replace(Arc::new(config));
-        Ok(())
+        self.change(|demands| demands.profile = profile.clone())
+    }
+
+    /// From the next connection on accepts only clients with a certificate; nobody before a CA is
+    /// given by [`Self::require_client_ca`].
+    pub fn require_client_certificates(&self) -> Result<(), TlsError> {
+        self.change(|demands| {
+            if matches!(demands.clients, Clients::Anybody) {
+                demands.clients = Clients::Certified(None);
+            }
+        })
     }
 
     /// From the next connection on accepts only clients with a certificate of one of these CAs.
-    pub fn require_client_ca(&self, profile: &Profile, ca_pem: &[u8]) -> Result<(), TlsError> {
+    pub fn require_client_ca(&self, ca_pem: &[u8]) -> Result<(), TlsError> {
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem) {
             let certificate = certificate.map_err(|source| TlsError::Pem {
@@ -162,7 +192,31 @@ impl ServerTls {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(TlsError::ClientCa)?;
-        let config = server_config(&self.certificate, profile, self.http2, Some(verifier))?;
+        self.change(|demands| demands.clients = Clients::Certified(Some(verifier)))
+    }
+
+    /// Changes the demands if a server can be run by them; keeps everything as it is otherwise.
+    fn change(&self, change: impl FnOnce(&mut Demands)) -> Result<(), TlsError> {
+        let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted = Demands {
+            profile: demands.profile.clone(),
+            clients: demands.clients.clone(),
+        };
+        change(&mut wanted);
+        let config = match &wanted.clients {
+            Clients::Anybody => {
+                server_config(&self.certificate, &wanted.profile, self.http2, None)?
+            }
+            Clients::Certified(Some(verifier)) => {
+                let verifier = Some(Arc::clone(verifier));
+                server_config(&self.certificate, &wanted.profile, self.http2, verifier)?
+            }
+            // Without a certificate of the server every handshake fails.
+            Clients::Certified(None) => {
+                server_config(&CertSlot::default(), &wanted.profile, self.http2, None)?
+            }
+        };
+        *demands = wanted;
         self.current.send_replace(Arc::new(config));
         Ok(())
     }

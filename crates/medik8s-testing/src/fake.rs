@@ -193,6 +193,15 @@ impl FakeApi {
         self.change(|state| state.remove(&kind, namespace, name));
     }
 
+    /// Takes an object of a kind without a Rust type away at once.
+    pub fn remove_value(&self, api_version: &str, kind: &str, namespace: Option<&str>, name: &str) {
+        self.change(|state| {
+            if let Some(kind) = state.kinds.named(api_version, kind).cloned() {
+                state.remove(&kind, namespace, name);
+            }
+        });
+    }
+
     /// Marks an object as being deleted, as a DELETE of somebody else would: without finalizers it
     /// goes at once.
     pub fn delete<K: Resource<DynamicType = ()>>(&self, namespace: Option<&str>, name: &str) {

@@ -56,6 +56,25 @@ async fn a_new_group_and_an_upgrade_are_noticed_without_a_restart() {
     running.await.unwrap().unwrap();
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_hint_is_followed_at_once() {
+    let fake = FakeApi::new();
+    let (mut capability, discovery) = discover(fake.client());
+    let stop = Shutdown::manual();
+    let running = tokio::spawn(discovery.run(stop.clone()));
+    capability.known(&stop).await.unwrap();
+    assert!(capability.changed(&stop).await);
+    let (version, kind) = ("machine.openshift.io/v1beta1", "Machine");
+    fake.add_dynamic_kind(version, kind, "machines", true);
+    let start = tokio::time::Instant::now();
+    capability.look_again();
+    assert!(capability.changed(&stop).await);
+    assert!(capability.current().unwrap().has_machine_api());
+    assert!(start.elapsed() <= HINTED + Duration::from_secs(1));
+    stop.trigger();
+    running.await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_kind_is_resolved_to_its_plural_and_scope() {
     let fake = FakeApi::with_medik8s_kinds();

@@ -62,6 +62,7 @@ fn informer(steps: Vec<Step>) -> (Informer<ConfigMap>, Told, Metrics) {
         synced: watch::Sender::new(false),
         prune: Box::new(prune_metadata),
         handlers: Vec::new(),
+        on_failure: None,
         metrics: metrics.clone(),
     };
     let told = Told::default();

@@ -238,8 +238,7 @@ async fn another_certificate_is_served_without_a_restart() {
 async fn a_client_ca_shuts_out_everybody_else() {
     let (certificate, key) = localhost();
     let tls = ServerTls::new(slot(&certificate, &key), &Profile::default(), false).unwrap();
-    tls.require_client_ca(&Profile::default(), certificate.as_bytes())
-        .unwrap();
+    tls.require_client_ca(certificate.as_bytes()).unwrap();
     let Running {
         address,
         stop,
