@@ -14,6 +14,8 @@ pub struct Request {
     pub verb: String,
     /// Plural name, with `/subresource` if any; empty for a path that is no resource.
     pub resource: String,
+    /// API group of the resource; empty for the core group.
+    pub group: String,
     /// Name of the object, if the request named one.
     pub name: String,
     /// Status code of the answer.
@@ -88,8 +90,9 @@ struct User {
 }
 
 #[derive(Deserialize, Default)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct ObjectRef {
+    api_group: String,
     resource: String,
     subresource: String,
     name: String,
@@ -111,6 +114,7 @@ impl From<Entry> for Request {
             user: entry.user.username,
             verb: entry.verb,
             resource,
+            group: entry.object_ref.api_group,
             name: entry.object_ref.name,
             code: entry.response_status.code,
             at: entry.request_received_timestamp,

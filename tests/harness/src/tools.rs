@@ -118,7 +118,7 @@ const PROGRAMS: [(&str, &str, &str); 2] = [
 ];
 
 /// Static binaries that do not depend on where the clone is.
-const BUILD_ENVIRONMENT: [(&str, &str); 3] = [
+pub(crate) const BUILD_ENVIRONMENT: [(&str, &str); 3] = [
     ("CGO_ENABLED", "0"),
     ("GOWORK", "off"),
     ("GOFLAGS", "-buildvcs=false"),
@@ -235,6 +235,6 @@ fn key(source: &Path, go: &Path, version: &str) -> anyhow::Result<String> {
     clippy::print_stderr,
     reason = "the user waits minutes and has to know why"
 )]
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     eprintln!("{text}");
 }

@@ -55,6 +55,10 @@ pub(super) struct Places<'a> {
 /// Where the agent's certificates are mounted, and the flag that says where they are instead.
 const CERTIFICATES_FLAG: &str = "--certificates-dir";
 
+/// Where webhook certificates are mounted, and the flag that says where they are instead.
+const WEBHOOK_MOUNT: &str = "/tmp/k8s-webhook-server/serving-certs";
+const WEBHOOK_FLAG: &str = "--webhook-cert-dir";
+
 /// The container that a pod of ours has.
 pub(super) fn container(pod: &Pod) -> anyhow::Result<&Container> {
     pod.spec
@@ -93,10 +97,23 @@ pub(super) fn launch(pod: &Pod, images: &Images, places: &Places<'_>) -> anyhow:
             args.push(format!("{CERTIFICATES_FLAG}={}", folder.display()));
         }
     }
+    if let Some(folder) = webhook_folder(container, places) {
+        args.push(format!("{WEBHOOK_FLAG}={}", folder.display()));
+    }
     let name = format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
     let mut launch = Launch::new(name, program, &places.log).args(args);
     launch.env = env;
     Ok(launch)
+}
+
+/// Folder of the webhook's certificate, where somebody (OLM, cert-manager) has it mounted.
+fn webhook_folder<'a>(container: &Container, places: &'a Places<'_>) -> Option<&'a PathBuf> {
+    let mount = container
+        .volume_mounts
+        .iter()
+        .flatten()
+        .find(|mount| mount.mount_path == WEBHOOK_MOUNT)?;
+    places.volumes.get(&mount.name)
 }
 
 /// The agent reads its host, so it gets the machine it runs on.

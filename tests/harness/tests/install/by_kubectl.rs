@@ -1,0 +1,191 @@
+//! `kubectl apply -k config/default`, twice, a remediated node, and `kubectl delete`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, ensure};
+use medik8s_harness::{Cluster, installation, tools, wait};
+
+use crate::{access, metrics};
+
+const NAMESPACES: [&str; 3] = [
+    "self-node-remediation",
+    "node-healthcheck-operator-system",
+    "node-maintenance-operator-system",
+];
+
+pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let root = tools::repository();
+    let folder = root.join("config/default").display().to_string();
+    let flat = root.join("deploy/medik8s.yaml").display().to_string();
+    // The CRDs are there when the next object is sent, but not yet served: the client asks again.
+    let apply = async |what: &[&str]| {
+        wait::until("kubectl apply", Duration::from_secs(30), async || {
+            cluster.kubectl(what).await.map(Some)
+        })
+        .await
+    };
+    apply(&["apply", "-k", &folder]).await?;
+    for namespace in NAMESPACES {
+        installation::available(cluster, namespace, 1).await?;
+    }
+    // Both forms are the same objects, and applying again changes nothing.
+    for again in [["apply", "-k", &folder], ["apply", "-f", &flat]] {
+        let said = cluster.kubectl(&again).await?;
+        let changed: Vec<&str> = said
+            .lines()
+            .filter(|line| !line.ends_with(" unchanged"))
+            .collect();
+        ensure!(changed.is_empty(), "{again:?} changed {changed:?}");
+    }
+    for file in ["agent-admission-policy.yaml", "network-policies.yaml"] {
+        let file = root.join("deploy").join(file).display().to_string();
+        apply(&["apply", "-f", &file]).await?;
+    }
+    println!("kubectl: installed in {:.0?}", begin.elapsed());
+    let samples = root.join("config/samples").display().to_string();
+    cluster
+        .kubectl(&[
+            "apply",
+            "--dry-run=server",
+            "--validate=strict",
+            "-f",
+            &samples,
+        ])
+        .await
+        .or_else(only_unknown_kinds)?;
+    installation::armed(cluster).await?;
+    let sample = std::fs::read_to_string(root.join("config/samples/nodehealthcheck.yaml"))?;
+    cluster.apply_text(&sample).await?;
+    maintain(cluster).await?;
+    access::agents_write_to_their_own_node_only(cluster).await?;
+    let took = installation::remediate(cluster, &sample, "worker-1").await?;
+    println!("kubectl: a node was remediated in {took:.0?}");
+    not_while_something_is_open(cluster).await?;
+    access::every_request_was_allowed(cluster)?;
+    access::every_right_is_used(cluster)?;
+    for file in [
+        "deploy/agent-admission-policy.yaml",
+        "deploy/network-policies.yaml",
+        "deploy/medik8s.yaml",
+    ] {
+        let file = root.join(file).display().to_string();
+        cluster
+            .kubectl(&["delete", "--timeout=60s", "-f", &file])
+            .await?;
+    }
+    nothing_is_left(cluster).await?;
+    println!("kubectl: uninstalled, nothing is left");
+    Ok(())
+}
+
+/// The sample of a maintenance, until it has succeeded; and back.
+async fn maintain(cluster: &Cluster) -> anyhow::Result<()> {
+    let file = tools::repository().join("config/samples/nodemaintenance.yaml");
+    let file = file.display().to_string();
+    cluster.kubectl(&["apply", "-f", &file]).await?;
+    cluster
+        .kubectl(&[
+            "wait",
+            "--for=jsonpath={.status.phase}=Succeeded",
+            "--timeout=60s",
+            "-f",
+            &file,
+        ])
+        .await?;
+    cluster
+        .kubectl(&["delete", "--timeout=30s", "-f", &file])
+        .await?;
+    Ok(())
+}
+
+/// With a remediation open the deletion of its operator is refused, and waits.
+async fn not_while_something_is_open(cluster: &Cluster) -> anyhow::Result<()> {
+    let remediation = "apiVersion: self-node-remediation.medik8s.io/v1alpha1\n\
+                       kind: SelfNodeRemediation\n\
+                       metadata: {name: worker-3, namespace: self-node-remediation}\n";
+    cluster.apply_text(remediation).await?;
+    let configuration = [
+        "get",
+        "validatingwebhookconfiguration",
+        "self-node-remediation-validating-webhook-configuration",
+        "-o",
+        "jsonpath={.metadata.finalizers}{.metadata.deletionTimestamp}",
+    ];
+    wait::until("the guard", Duration::from_secs(30), async || {
+        let said = cluster.kubectl(&configuration).await?;
+        Ok(said.contains("open-remediation").then_some(()))
+    })
+    .await?;
+    // Some series are there only while a remediation is.
+    metrics::all_queries_have_series(cluster).await?;
+    let file = tools::repository().join("deploy/self-node-remediation.yaml");
+    let file = file.display().to_string();
+    let refused = cluster
+        .kubectl(&["delete", "--wait=false", "-f", &file])
+        .await;
+    let refused = format!(
+        "{:#}",
+        refused.err().context("deleted with a remediation open")?
+    );
+    for kind in [
+        "Namespace",
+        "CustomResourceDefinition",
+        "Deployment",
+        "ServiceAccount",
+        "ClusterRole",
+    ] {
+        ensure!(
+            refused.contains(&format!("{kind} "))
+                && refused.contains("needed by SelfNodeRemediation self-node-remediation/worker-3"),
+            "{kind} is not refused: {refused}"
+        );
+    }
+    let said = cluster.kubectl(&configuration).await?;
+    ensure!(
+        said.contains("T"),
+        "the webhook configuration does not wait: {said:?}"
+    );
+    installation::available(cluster, "self-node-remediation", 1).await?;
+    installation::armed(cluster).await?;
+    cluster
+        .kubectl(&[
+            "delete",
+            "snr",
+            "worker-3",
+            "-n",
+            "self-node-remediation",
+            "--timeout=120s",
+        ])
+        .await?;
+    wait::until("the guard to go", Duration::from_secs(20), async || {
+        Ok(cluster.kubectl(&configuration).await.is_err().then_some(()))
+    })
+    .await?;
+    println!("kubectl: uninstalling was refused while a remediation was open");
+    Ok(())
+}
+
+/// Samples of kinds whose operators are not part of this installation.
+fn only_unknown_kinds(error: anyhow::Error) -> anyhow::Result<String> {
+    let text = format!("{error:#}");
+    let others = text
+        .lines()
+        .filter(|line| !line.contains("no matches for kind") && !line.contains("ensure CRDs"))
+        .filter(|line| line.to_lowercase().contains("error"))
+        .filter(|line| !line.starts_with("kubectl "))
+        .count();
+    ensure!(others == 0, "{text}");
+    Ok(text)
+}
+
+pub(crate) async fn nothing_is_left(cluster: &Cluster) -> anyhow::Result<()> {
+    wait::until("nothing to be left", Duration::from_secs(30), async || {
+        let mut left = installation::ours(cluster).await?;
+        // Other operators of the family use it too.
+        left.retain(|name| !name.contains("medik8s-leases"));
+        ensure!(left.is_empty(), "left: {left:#?}");
+        Ok(Some(()))
+    })
+    .await
+}

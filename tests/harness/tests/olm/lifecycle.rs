@@ -1,0 +1,429 @@
+//! From the Subscription of the manual to the uninstallation.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use medik8s_harness::{Cluster, installation, tools, wait};
+use serde_json::Value;
+
+use crate::{
+    Report,
+    bundles::{self, Made, NEW, OLD},
+    manager::{self, Olm},
+};
+
+const NAMESPACE: &str = "openshift-workload-availability";
+
+pub(crate) async fn run(
+    cluster: &Cluster,
+    _olm: &Olm,
+    made: &Made,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    // All but the Subscriptions: the first installation is by the catalog with dependencies.
+    for document in manual()? {
+        if !document.contains("kind: Subscription") {
+            cluster.apply_text(&document).await?;
+        }
+    }
+    report
+        .needs(
+            "NHC by Subscription, Succeeded; it brings SNR along",
+            async {
+                subscribe(cluster, "node-healthcheck-operator", "Automatic").await?;
+                succeeded(cluster, "node-healthcheck-operator", OLD).await?;
+                succeeded(cluster, "self-node-remediation", OLD).await
+            },
+        )
+        .await?;
+    report
+        .needs(
+            "NMO by Manual approval: nothing before it, Succeeded after it",
+            async {
+                subscribe(cluster, "node-maintenance-operator", "Manual").await?;
+                approve(cluster, &format!("node-maintenance-operator.v{OLD}")).await?;
+                succeeded(cluster, "node-maintenance-operator", OLD).await
+            },
+        )
+        .await?;
+    let shown = cluster.kubectl(&["get", "csv", "-n", NAMESPACE]).await?;
+    for line in shown.lines() {
+        show(line);
+    }
+    report
+        .needs("Deployments are available, agents are armed", async {
+            installation::available(cluster, NAMESPACE, 3).await?;
+            installation::armed(cluster).await
+        })
+        .await?;
+    report
+        .sees(
+            "each metrics Service selects its own operator only",
+            services(cluster),
+        )
+        .await;
+    report
+        .sees(
+            "examples are accepted by the webhooks with OLM's certificates, bad ones refused",
+            webhooks(cluster, made),
+        )
+        .await;
+    report
+        .sees(
+            "the aggregated role is bound, the agents' policy is there",
+            grants(cluster),
+        )
+        .await;
+    report
+        .sees(
+            "the example of the console ends in a remediated node",
+            async {
+                let check = example(made, "node-healthcheck-operator", "NodeHealthCheck")?;
+                let check = serde_json::to_string(&check)?;
+                installation::remediate(cluster, &check, "worker-1")
+                    .await
+                    .map(drop)
+            },
+        )
+        .await;
+    update(cluster, made, report).await?;
+    uninstall(cluster, report).await?;
+    report
+        .needs(
+            "the manifests of the manual, from a catalog without dependencies",
+            async {
+                for document in manual()? {
+                    cluster.apply_text(&document).await?;
+                }
+                succeeded(cluster, "node-healthcheck-operator", NEW).await?;
+                succeeded(cluster, "self-node-remediation", NEW).await?;
+                installation::available(cluster, NAMESPACE, 2).await?;
+                installation::armed(cluster).await
+            },
+        )
+        .await?;
+    report
+        .sees("and again a remediated node", async {
+            let check = example(made, "node-healthcheck-operator", "NodeHealthCheck")?;
+            installation::remediate(cluster, &check.to_string(), "worker-2")
+                .await
+                .map(drop)
+        })
+        .await;
+    uninstall(cluster, report).await
+}
+
+/// What stood there before an update must stand there after it.
+async fn update(cluster: &Cluster, made: &Made, report: &mut Report) -> anyhow::Result<()> {
+    let mut check = example(made, "node-healthcheck-operator", "NodeHealthCheck")?;
+    check["metadata"]["name"] = "kept".into();
+    check["spec"]["selector"] = serde_json::json!({"matchLabels": {"no": "node"}});
+    cluster.apply_text(&check.to_string()).await?;
+    let kept = async || {
+        let kept = cluster
+            .kubectl(&["get", "nhc", "kept", "-o", "json"])
+            .await?;
+        let kept: Value = serde_json::from_str(&kept)?;
+        anyhow::Ok((kept["spec"].clone(), kept["metadata"]["uid"].clone()))
+    };
+    let before = kept().await?;
+    manager::catalog(cluster, 2).await?;
+    report
+        .needs(
+            "update by replaces (NHC, SNR) and by skipRange (NMO), approved by hand",
+            async {
+                // A Manual subscription makes all plans of its namespace Manual.
+                approve(cluster, &format!("node-maintenance-operator.v{NEW}")).await?;
+                for package in bundles::PACKAGES {
+                    succeeded(cluster, package, NEW).await?;
+                }
+                Ok(())
+            },
+        )
+        .await?;
+    report
+        .sees(
+            "objects survive the update unchanged; the new managers run",
+            async {
+                installation::available(cluster, NAMESPACE, 3).await?;
+                ensure!(kept().await? == before, "the health check was changed");
+                let images = cluster
+                    .kubectl(&[
+                        "get",
+                        "deployments",
+                        "-n",
+                        NAMESPACE,
+                        "-o",
+                        "jsonpath={..image}",
+                    ])
+                    .await?;
+                ensure!(
+                    images
+                        .split(' ')
+                        .all(|image| image.ends_with(&format!(":v{NEW}"))),
+                    "{images}"
+                );
+                Ok(())
+            },
+        )
+        .await;
+    Ok(())
+}
+
+async fn uninstall(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+    for kinds in ["subscriptions", "csv"] {
+        cluster
+            .kubectl(&["delete", kinds, "--all", "-n", NAMESPACE, "--timeout=60s"])
+            .await?;
+    }
+    report
+        .sees(
+            "uninstalled: CRDs, objects and roles stay, nothing that runs",
+            async {
+                wait::until(
+                    "what OLM removes to be gone",
+                    Duration::from_mins(1),
+                    async || {
+                        let left = installation::ours(cluster).await?;
+                        // What the operators made for good: the configuration owns the agents.
+                        let runs: Vec<&String> = left
+                            .iter()
+                            .filter(|name| {
+                                [
+                                    "Deployment/",
+                                    "Service/",
+                                    "ServiceAccount/",
+                                    "webhook",
+                                    "Role/",
+                                    "RoleBinding/",
+                                ]
+                                .iter()
+                                .any(|kind| name.contains(kind))
+                            })
+                            .filter(|name| !name.contains("Service/self-node-remediation-agent"))
+                            .collect();
+                        ensure!(runs.is_empty(), "left: {runs:?}");
+                        ensure!(
+                            left.iter().any(|name| name.contains("nodehealthchecks")),
+                            "the CRDs are gone"
+                        );
+                        Ok(Some(()))
+                    },
+                )
+                .await?;
+                cluster.kubectl(&["get", "nhc", "kept"]).await?;
+                Ok(())
+            },
+        )
+        .await;
+    Ok(())
+}
+
+/// The manifests that the manual prints.
+fn manual() -> anyhow::Result<Vec<String>> {
+    let page = fs::read_to_string(tools::repository().join("docs/install.md"))?;
+    let block = page
+        .split_once("## OLM")
+        .and_then(|(_, rest)| rest.split_once("```yaml\n"))
+        .and_then(|(_, rest)| rest.split_once("```"))
+        .map(|(block, _)| block.to_owned())
+        .context("docs/install.md prints no manifests for OLM")?;
+    Ok(block.split("---\n").map(str::to_owned).collect())
+}
+
+async fn subscribe(cluster: &Cluster, package: &str, approval: &str) -> anyhow::Result<()> {
+    cluster
+        .apply_text(&format!(
+            "apiVersion: operators.coreos.com/v1alpha1\n\
+             kind: Subscription\n\
+             metadata: {{name: {package}, namespace: {NAMESPACE}}}\n\
+             spec: {{name: {package}, channel: stable, source: medik8s, sourceNamespace: olm, installPlanApproval: {approval}}}\n"
+        ))
+        .await
+}
+
+/// Approves the plan for a ClusterServiceVersion, which must not be there before.
+async fn approve(cluster: &Cluster, csv: &str) -> anyhow::Result<()> {
+    let plan = wait::until("an install plan", Duration::from_mins(1), async || {
+        let plans = cluster
+            .kubectl(&["get", "installplans", "-n", NAMESPACE, "-o", "json"])
+            .await?;
+        let plans: Value = serde_json::from_str(&plans)?;
+        let found = plans["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|plan| {
+                let names = plan["spec"]["clusterServiceVersionNames"].as_array();
+                plan["spec"]["approved"] == false
+                    && names.is_some_and(|names| names.iter().any(|name| name == csv))
+            });
+        Ok(found.and_then(|plan| plan["metadata"]["name"].as_str().map(str::to_owned)))
+    })
+    .await?;
+    let there = cluster.kubectl(&["get", "csv", csv, "-n", NAMESPACE]).await;
+    ensure!(
+        there.is_err(),
+        "{csv} is there before its plan was approved"
+    );
+    let patch = "{\"spec\":{\"approved\":true}}";
+    cluster
+        .kubectl(&[
+            "patch",
+            "installplan",
+            &plan,
+            "-n",
+            NAMESPACE,
+            "--type=merge",
+            "-p",
+            patch,
+        ])
+        .await?;
+    Ok(())
+}
+
+async fn succeeded(cluster: &Cluster, package: &str, version: &str) -> anyhow::Result<()> {
+    let csv = format!("{package}.v{version}");
+    wait::until(
+        &format!("{csv} to be Succeeded"),
+        Duration::from_mins(2),
+        async || {
+            let status = cluster
+                .kubectl(&[
+                    "get",
+                    "csv",
+                    &csv,
+                    "-n",
+                    NAMESPACE,
+                    "-o",
+                    "jsonpath={.status.phase}: {.status.reason}: {.status.message}",
+                ])
+                .await?;
+            ensure!(status.starts_with("Succeeded"), "{csv}: {status}");
+            Ok(Some(()))
+        },
+    )
+    .await
+}
+
+/// Every address behind a metrics Service is that of a pod of its operator.
+async fn services(cluster: &Cluster) -> anyhow::Result<()> {
+    for prefix in [
+        "node-healthcheck",
+        "self-node-remediation",
+        "node-maintenance-operator",
+    ] {
+        let service = format!("{prefix}-controller-manager-metrics-service");
+        let pods = cluster
+            .kubectl(&[
+                "get",
+                "endpointslices",
+                "-n",
+                NAMESPACE,
+                "-l",
+                &format!("kubernetes.io/service-name={service}"),
+                "-o",
+                "jsonpath={..targetRef.name}",
+            ])
+            .await?;
+        ensure!(!pods.trim().is_empty(), "{service} selects nothing");
+        let own = format!("{prefix}-controller-manager-");
+        ensure!(
+            pods.split_whitespace().all(|pod| pod.starts_with(&own)),
+            "{service} selects {pods}"
+        );
+    }
+    Ok(())
+}
+
+async fn webhooks(cluster: &Cluster, made: &Made) -> anyhow::Result<()> {
+    for (package, kind) in [
+        ("node-healthcheck-operator", "NodeHealthCheck"),
+        ("node-maintenance-operator", "NodeMaintenance"),
+        ("self-node-remediation", "SelfNodeRemediation"),
+        ("self-node-remediation", "SelfNodeRemediationTemplate"),
+    ] {
+        let example = example(made, package, kind)?.to_string();
+        let file = cluster.folder().join("example.json");
+        fs::write(&file, example)?;
+        let file = file.display().to_string();
+        cluster
+            .kubectl(&[
+                "create",
+                "--dry-run=server",
+                "--validate=strict",
+                "-f",
+                &file,
+            ])
+            .await?;
+    }
+    let mut bad = example(made, "node-healthcheck-operator", "NodeHealthCheck")?;
+    bad["spec"]["selector"] = serde_json::json!({});
+    let mut lost = example(made, "node-maintenance-operator", "NodeMaintenance")?;
+    lost["spec"]["nodeName"] = "no-such-node".into();
+    for (what, named) in [(bad, "Selector is mandatory"), (lost, "no-such-node")] {
+        let file = cluster.folder().join("bad.json");
+        fs::write(&file, what.to_string())?;
+        let file = file.display().to_string();
+        let refused = cluster
+            .kubectl(&["create", "--dry-run=server", "-f", &file])
+            .await;
+        let error = format!("{:#}", refused.err().context("a bad object is accepted")?);
+        ensure!(error.contains(named) && error.contains("denied"), "{error}");
+    }
+    Ok(())
+}
+
+async fn grants(cluster: &Cluster) -> anyhow::Result<()> {
+    wait::until(
+        "the binding and the policy",
+        Duration::from_secs(30),
+        async || {
+            let account = format!(
+                "--as=system:serviceaccount:{NAMESPACE}:node-healthcheck-controller-manager"
+            );
+            let can = cluster
+                .kubectl(&[
+                    "auth",
+                    "can-i",
+                    "create",
+                    "selfnoderemediations.self-node-remediation.medik8s.io",
+                    &account,
+                ])
+                .await?;
+            ensure!(
+                can.trim() == "yes",
+                "the health checker may not create remediations"
+            );
+            cluster
+                .kubectl(&[
+                    "get",
+                    "validatingadmissionpolicybinding",
+                    "self-node-remediation-agent",
+                ])
+                .await?;
+            Ok(Some(()))
+        },
+    )
+    .await
+}
+
+/// An example as the console offers it.
+fn example(made: &Made, package: &str, kind: &str) -> anyhow::Result<Value> {
+    let file = made.old.join(format!(
+        "bundle/{package}/manifests/{package}.clusterserviceversion.yaml"
+    ));
+    let csv: Value = serde_saphyr::from_str(&fs::read_to_string(file)?)?;
+    let text = csv["metadata"]["annotations"]["alm-examples"]
+        .as_str()
+        .context("no examples")?;
+    let examples: Vec<Value> = serde_json::from_str(text)?;
+    examples
+        .into_iter()
+        .find(|example| example["kind"] == kind)
+        .with_context(|| format!("no example of {kind}"))
+}
+
+fn show(line: &str) {
+    println!("        {line}");
+}
