@@ -20,10 +20,12 @@
 //! * Only evictions, each with the UID that was listed and, unless the user orders another one, the
 //!   pod's own grace period. Never a DELETE.
 //! * Pods of an existing DaemonSet, mirror pods and pods that cannot be decided are never evicted.
-//! * A drain is complete only when the API server shows none of the pods that had to go.
+//! * A drain is complete only when the API server shows none of the pods that had to go, in a list
+//!   that was asked for after the node was cordoned. The list that the numbers at the beginning come
+//!   from is older than that: it starts the drain and a second, short one completes it.
 //! * After [`driver::Drain::stop`] has returned no further eviction leaves this process.
-//! * One LIST and one WATCH per node; one eviction per pod unless it is refused; per pod behind a
-//!   watched budget at most six requests per minute.
+//! * One LIST and one WATCH per node, and the LIST at the end; one eviction per pod unless it is
+//!   refused; per pod behind a watched budget at most six requests per minute.
 //!
 //! # Caveats
 //! A drain keeps nothing: after a crash it begins again from a new LIST. What a user must not lose

@@ -308,7 +308,7 @@ pub fn draining(
     set_pending(&mut next, &report.pending);
     next.drain_progress = progress(of, report.pending.len());
     if report.rounds > 0 {
-        next.last_error = Some(summary(report, is_node_ready));
+        next.last_error = Some(summary(report, is_node_ready)).filter(|text| !text.is_empty());
     }
     let (reason, message) = if report.blocked.is_empty() {
         let hint = if report.leaving > 0 && !is_node_ready {

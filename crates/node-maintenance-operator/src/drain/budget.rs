@@ -16,6 +16,8 @@ use super::pod::PodFacts;
 pub struct Budget {
     /// Its name.
     pub name: String,
+    /// Generation of its rules.
+    pub generation: Option<i64>,
     /// Which pods it covers; `None` covers none.
     pub selector: Option<Selector>,
     /// How many pods may be disrupted now.
@@ -36,6 +38,7 @@ impl Budget {
         let selector = object.spec.as_ref().and_then(|spec| spec.selector.as_ref());
         Some(Self {
             name: object.metadata.name.clone()?,
+            generation: object.metadata.generation,
             selector: selector.and_then(|selector| selector::parse(selector).ok()),
             allowed: status.map_or(0, |status| status.disruptions_allowed),
             healthy: status.map_or(0, |status| status.current_healthy),

@@ -33,6 +33,7 @@ use super::{
     pod::{Key, PodFacts, Termination, Uid},
 };
 
+mod budgets;
 mod duty;
 mod report;
 
@@ -163,11 +164,14 @@ pub struct Machine {
     /// Budgets of the namespaces that are watched; `None` until they are known.
     budgets: BTreeMap<String, Option<Vec<Budget>>>,
     is_listed: bool,
+    /// Whether the pods were listed after [`Event::Begin`]. An older list may miss a pod that was
+    /// bound to the node just before it was cordoned.
+    is_current: bool,
     relist: Relist,
     round: Round,
     rounds: u32,
     /// What was unfinished when the latest round ended.
-    summary: Vec<String>,
+    summary: Vec<(Key, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +192,7 @@ impl Machine {
             memos: BTreeMap::new(),
             budgets: BTreeMap::new(),
             is_listed: false,
+            is_current: false,
             relist: Relist::No,
             round: Round::NotBegun,
             rounds: 0,
@@ -257,12 +262,22 @@ impl Machine {
         pods.chain(round).min()
     }
 
-    /// Whether every pod that has to go is gone, as far as the API server says.
+    /// Whether every pod that has to go is gone, as the API server says in a list that was asked
+    /// for after the node was cordoned, and in the watch from there on.
     pub fn is_complete(&self) -> bool {
-        self.is_listed
-            && self.relist == Relist::No
-            && self.posting.is_empty()
-            && self.pods.values().all(Entry::is_settled)
+        self.is_current && self.relist == Relist::No && self.seems_complete()
+    }
+
+    /// Whether nothing that is known is left to do. What is known may be older than the cordon.
+    fn seems_complete(&self) -> bool {
+        self.is_listed && self.posting.is_empty() && self.pods.values().all(Entry::is_settled)
+    }
+
+    const fn has_begun(&self) -> bool {
+        match self.round {
+            Round::Until(_) | Round::PausedUntil(_) => true,
+            Round::NotBegun | Round::Cancelled => false,
+        }
     }
 
     fn let_go_at(&self, termination: Termination) -> Option<Timestamp> {
@@ -273,6 +288,8 @@ impl Machine {
 
     fn on_list(&mut self, pods: Vec<PodFacts>) {
         self.is_listed = true;
+        // Every list but that of the preparation is asked for after the beginning.
+        self.is_current = self.has_begun();
         self.relist = Relist::No;
         let listed: BTreeMap<&Key, &Uid> = pods.iter().map(|pod| (&pod.key, &pod.uid)).collect();
         self.pods
@@ -367,69 +384,6 @@ impl Machine {
         }
     }
 
-    /// Whether a watched budget tells why this pod is blocked, so that watching it is enough. An
-    /// open one does not: then it is a webhook or overload.
-    fn is_explained(&self, key: &Key) -> bool {
-        let Some(Some(budgets)) = self.budgets.get(&key.namespace) else {
-            return false;
-        };
-        self.pods.get(key).is_some_and(|entry| {
-            budgets
-                .iter()
-                .any(|budget| budget.openings() == 0 && budget.covers(&entry.pod))
-        })
-    }
-
-    /// Lets blocked pods try again as far as the budgets have openings.
-    fn on_budgets(&mut self, namespace: &str, budgets: Vec<Budget>, now: Timestamp) {
-        for budget in &budgets {
-            let under_way = self
-                .pods
-                .values()
-                .filter(|entry| entry.pod.key.namespace == namespace && budget.covers(&entry.pod))
-                .filter(|entry| entry.is_hasty_try())
-                .count();
-            let openings = budget.openings().saturating_sub(under_way);
-            let mut blocked: Vec<(Timestamp, &mut Block)> = self
-                .pods
-                .values_mut()
-                .filter(|entry| entry.pod.key.namespace == namespace)
-                // More than one budget is a 500 of the server, whatever the numbers say.
-                .filter(|entry| budgets.iter().filter(|b| b.covers(&entry.pod)).count() == 1)
-                .filter(|entry| budget.covers(&entry.pod))
-                .filter_map(|entry| match &mut entry.duty {
-                    Duty::Blocked(block) if matches!(block.by, Blocker::NotNow(_)) => {
-                        Some((block.since, block))
-                    }
-                    Duty::Blocked(_)
-                    | Duty::Stays(_)
-                    | Duty::Unclassified
-                    | Duty::Undecided { .. }
-                    | Duty::Due(_)
-                    | Duty::Posting(_)
-                    | Duty::Accepted
-                    | Duty::Leaving(_)
-                    | Duty::LetGo
-                    | Duty::Refused { .. } => None,
-                })
-                .filter(|(_, block)| !block.is_hasty)
-                .collect();
-            blocked.sort_by_key(|(since, _)| *since);
-            if budget.openings() == 0 {
-                for (_, block) in blocked {
-                    block.hasty = block.hasty.saturating_sub(1);
-                }
-            } else {
-                for (_, block) in blocked.into_iter().take(openings) {
-                    block.hurry(now);
-                }
-            }
-        }
-        if let Some(known) = self.budgets.get_mut(namespace) {
-            *known = Some(budgets);
-        }
-    }
-
     /// Brings everything that time or state allows under way.
     pub fn settle(&mut self, now: Timestamp) -> Vec<Command> {
         let mut commands = Vec::new();
@@ -440,6 +394,13 @@ impl Machine {
         self.ask_for_daemon_sets(now, &mut commands);
         self.evict(&mut commands);
         self.watch_budgets(&mut commands);
+        if !self.is_current
+            && self.has_begun()
+            && self.relist == Relist::No
+            && self.seems_complete()
+        {
+            self.relist = Relist::Wanted;
+        }
         if self.relist == Relist::Wanted {
             self.relist = Relist::Ordered;
             commands.push(Command::Relist);
@@ -494,9 +455,8 @@ impl Machine {
     }
 
     fn evict(&mut self, commands: &mut Vec<Command>) {
-        match self.round {
-            Round::Until(_) | Round::PausedUntil(_) => {}
-            Round::NotBegun | Round::Cancelled => return,
+        if !self.has_begun() {
+            return;
         }
         let own = self.options.own_pod.clone();
         let others_left = self
@@ -522,34 +482,6 @@ impl Machine {
                     notes: entry.notes,
                 }));
             }
-        }
-    }
-
-    fn watch_budgets(&mut self, commands: &mut Vec<Command>) {
-        let needed: BTreeSet<&String> = self
-            .pods
-            .values()
-            .filter(|entry| entry.is_refused_for_now() && self.round != Round::Cancelled)
-            .map(|entry| &entry.pod.key.namespace)
-            .collect();
-        let dropped: Vec<String> = self
-            .budgets
-            .keys()
-            .filter(|known| !needed.contains(known))
-            .cloned()
-            .collect();
-        let added: Vec<String> = needed
-            .into_iter()
-            .filter(|ns| !self.budgets.contains_key(*ns))
-            .cloned()
-            .collect();
-        for namespace in dropped {
-            self.budgets.remove(&namespace);
-            commands.push(Command::ForgetBudgets(namespace));
-        }
-        for namespace in added {
-            self.budgets.insert(namespace.clone(), None);
-            commands.push(Command::WatchBudgets(namespace));
         }
     }
 }

@@ -9,17 +9,17 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::core::v1::Pod,
-    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time},
 };
 use kube::Resource;
 use medik8s_api::names::kubernetes::MIRROR_POD_ANNOTATION;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// A pod as it is decoded from a LIST or WATCH: only the fields that [`PodFacts`] needs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct SlimPod {
-    /// Object metadata.
-    #[serde(default)]
+    /// Pruned object metadata.
+    #[serde(default, deserialize_with = "slim_metadata")]
     pub metadata: ObjectMeta,
     /// Pruned spec.
     #[serde(default)]
@@ -56,6 +56,56 @@ pub struct SlimStatus {
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
     #[serde(default)]
     pub phase: Option<String>,
+}
+
+/// Metadata without what nobody reads here: managed fields are often larger than all the rest.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SlimMetadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<SlimAnnotations>,
+    owner_references: Option<Vec<OwnerReference>>,
+    deletion_timestamp: Option<Time>,
+    deletion_grace_period_seconds: Option<i64>,
+}
+
+/// The one annotation that matters.
+#[derive(Deserialize)]
+struct SlimAnnotations {
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    mirror: Option<String>,
+}
+
+fn slim_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    let SlimMetadata {
+        name,
+        namespace,
+        uid,
+        resource_version,
+        labels,
+        annotations,
+        owner_references,
+        deletion_timestamp,
+        deletion_grace_period_seconds,
+    } = SlimMetadata::deserialize(deserializer)?;
+    Ok(ObjectMeta {
+        name,
+        namespace,
+        uid,
+        resource_version,
+        labels,
+        annotations: annotations
+            .and_then(|all| all.mirror)
+            .map(|mirror| BTreeMap::from([(MIRROR_POD_ANNOTATION.to_owned(), mirror)])),
+        owner_references,
+        deletion_timestamp,
+        deletion_grace_period_seconds,
+        ..ObjectMeta::default()
+    })
 }
 
 impl Resource for SlimPod {
@@ -266,10 +316,15 @@ mod tests {
 
     #[test]
     fn mirror_pods_are_known_by_their_annotation() {
-        let facts = read(
-            json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u",
-            "annotations": {"kubernetes.io/config.mirror": "x"}}}),
-        );
-        assert!(facts.is_mirror);
+        let annotated = |annotations: serde_json::Value| {
+            let metadata = json!({"name": "p", "namespace": "ns", "uid": "u",
+                "annotations": annotations,
+                "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:status": {}}}]});
+            read(json!({ "metadata": metadata }))
+        };
+        assert!(annotated(json!({MIRROR_POD_ANNOTATION: "x", "a": "b"})).is_mirror);
+        assert!(annotated(json!({MIRROR_POD_ANNOTATION: ""})).is_mirror);
+        assert!(!annotated(json!({"a": "b"})).is_mirror);
+        assert!(!annotated(json!({})).is_mirror);
     }
 }

@@ -88,6 +88,13 @@ pub(super) fn next(seen: &Seen, of: &Maintenance, now: Timestamp) -> Next {
         });
     }
     if !is_marked {
+        // What was scheduled while the node was open may not be known to the drain yet: the next
+        // one begins with a list that was asked for after the node is closed again.
+        if node.is_open()
+            && let DrainView::Running { .. } = seen.drain
+        {
+            return Next::Do(Step::StopDrain);
+        }
         return Next::Do(Step::EnterNode {
             leaves_load_balancers: of.leaves_load_balancers,
             node_uid: node.uid.clone(),

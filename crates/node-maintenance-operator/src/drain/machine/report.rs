@@ -31,7 +31,7 @@ pub struct Report {
     pub leaving: usize,
     /// Rounds that ended unfinished.
     pub rounds: u32,
-    /// One line for each pod that was unfinished when the latest round ended.
+    /// One line for each pod that was unfinished when the latest round ended and still is.
     pub summary: Vec<String>,
     /// When the next round starts, while the pause after a round lasts.
     pub paused_until: Option<Timestamp>,
@@ -80,7 +80,12 @@ impl Machine {
                 .filter(|entry| matches!(entry.duty, Duty::Leaving(_)))
                 .count(),
             rounds: self.rounds,
-            summary: self.summary.clone(),
+            summary: self
+                .summary
+                .iter()
+                .filter(|(key, _)| self.pods.get(key).is_some_and(Entry::is_unfinished))
+                .map(|(_, line)| line.clone())
+                .collect(),
             paused_until: match self.round {
                 Round::PausedUntil(end) => Some(end),
                 Round::NotBegun | Round::Until(_) | Round::Cancelled => None,
@@ -100,11 +105,11 @@ impl Machine {
     }
 
     /// One line per pod that is not gone.
-    pub(super) fn lines(&self) -> Vec<String> {
+    pub(super) fn lines(&self) -> Vec<(Key, String)> {
         self.pods
             .values()
-            .filter(|entry| !entry.is_settled())
-            .map(|entry| self.line(entry))
+            .filter(|entry| entry.is_unfinished())
+            .map(|entry| (entry.pod.key.clone(), self.line(entry)))
             .collect()
     }
 
@@ -178,6 +183,11 @@ impl Machine {
 }
 
 impl Entry {
+    /// Something is left to do or to wait for.
+    const fn is_unfinished(&self) -> bool {
+        !self.is_settled()
+    }
+
     /// It has to go and is still there.
     const fn is_pending(&self) -> bool {
         match self.duty {

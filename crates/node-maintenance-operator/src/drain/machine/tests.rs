@@ -31,8 +31,8 @@ fn of_daemon_set(name: &str, daemon_set: &str) -> PodFacts {
 
 fn begun(options: Options, pods: Vec<PodFacts>) -> (Machine, Vec<Command>) {
     let mut machine = Machine::new(options);
-    let mut commands = machine.step(Event::Listed(pods), at(0));
-    commands.extend(machine.step(Event::Begin, at(0)));
+    let mut commands = machine.step(Event::Begin, at(0));
+    commands.extend(machine.step(Event::Listed(pods), at(0)));
     (machine, commands)
 }
 
@@ -123,6 +123,33 @@ fn an_empty_node_is_complete_only_once_listed() {
     machine.step(Event::Begin, at(0));
     assert!(!machine.is_complete());
     machine.step(Event::Listed(vec![]), at(0));
+    assert!(machine.is_complete());
+}
+
+#[test]
+fn a_list_from_before_the_beginning_starts_a_drain_but_does_not_complete_it() {
+    let prepared = |pods: Vec<PodFacts>| {
+        let mut machine = Machine::new(Options::default());
+        machine.step(Event::Listed(pods), at(0));
+        machine
+    };
+    // Nothing was there when the node was still open: something may have come since.
+    let mut machine = prepared(vec![]);
+    assert_eq!(machine.step(Event::Begin, at(1)), [Command::Relist]);
+    assert!(!machine.is_complete());
+    let commands = machine.step(Event::Listed(vec![pod("ns", "late", "late")]), at(1));
+    assert_eq!(evicted(&commands), ["late"]);
+    answer(&mut machine, "late", Answer::Accepted, 2);
+    gone(&mut machine, "late", 2);
+    assert!(machine.is_complete());
+
+    let mut machine = prepared(vec![pod("ns", "a", "a")]);
+    assert_eq!(evicted(&machine.step(Event::Begin, at(1))), ["a"]);
+    answer(&mut machine, "a", Answer::Accepted, 2);
+    assert_eq!(gone(&mut machine, "a", 2), [Command::Relist]);
+    assert_eq!(machine.step(Event::Tick, at(3)), [], "once");
+    assert!(!machine.is_complete());
+    machine.step(Event::Listed(vec![]), at(3));
     assert!(machine.is_complete());
 }
 
@@ -387,6 +414,40 @@ fn a_budget_that_seems_open_makes_no_busy_loop() {
 }
 
 #[test]
+fn a_budget_that_goes_or_changes_its_rules_lets_its_pods_try_at_once() {
+    let other = || budget("other", "x", 0);
+    let of_generation = |generation| Budget {
+        generation: Some(generation),
+        ..budget("b", "a", 0)
+    };
+    let blocked_by = |generation| {
+        let (mut machine, _) = begun(Options::default(), vec![pod("ns", "a", "a")]);
+        answer(&mut machine, "a", not_now(), 0);
+        let known = vec![other(), of_generation(generation)];
+        let commands = machine.step(Event::Budgets("ns".to_owned(), known), at(0));
+        assert_eq!(evicted(&commands), Vec::<String>::new());
+        machine
+    };
+    let tells = |machine: &mut Machine, budgets| {
+        evicted(&machine.step(Event::Budgets("ns".to_owned(), budgets), at(2)))
+    };
+    assert_eq!(tells(&mut blocked_by(1), vec![other()]), ["a"], "deleted");
+    assert_eq!(
+        tells(&mut blocked_by(1), vec![other(), of_generation(2)]),
+        ["a"],
+        "changed"
+    );
+    let same = vec![other(), of_generation(1)];
+    assert_eq!(
+        tells(&mut blocked_by(1), same),
+        Vec::<String>::new(),
+        "its numbers move all the time"
+    );
+    let unrelated = vec![of_generation(1)];
+    assert_eq!(tells(&mut blocked_by(1), unrelated), Vec::<String>::new());
+}
+
+#[test]
 fn two_budgets_over_one_pod_open_nothing() {
     let (mut machine, _) = begun(Options::default(), vec![pod("ns", "a", "a")]);
     answer(&mut machine, "a", not_now(), 0);
@@ -581,6 +642,20 @@ fn a_round_ends_after_30_s_and_the_next_begins_5_s_later() {
     assert_eq!(machine.wake_at(), Some(at(35)));
     machine.step(Event::Tick, at(35));
     assert_eq!(machine.wake_at(), Some(at(65)));
+}
+
+#[test]
+fn the_summary_of_a_round_names_nobody_who_is_gone_by_now() {
+    let stuck = |name: &str| leaving(pod("ns", name, name), 0, 80);
+    let (mut machine, _) = begun(Options::default(), vec![stuck("a"), stuck("b")]);
+    machine.step(Event::Tick, at(30));
+    assert_eq!(machine.report().summary.len(), 2);
+    gone(&mut machine, "a", 31);
+    let summary = machine.report().summary;
+    assert!(
+        matches!(&summary[..], [line] if line.starts_with("ns/b: ")),
+        "{summary:?}"
+    );
 }
 
 #[test]

@@ -160,6 +160,19 @@ fn an_uncordon_by_hand_is_undone_and_the_node_drained_again() {
 }
 
 #[test]
+fn an_uncordon_in_the_middle_of_a_drain_begins_it_anew() {
+    let mut world = World::new();
+    world.create("m");
+    world.pods.insert("a".to_owned());
+    world.reconcile();
+    world.steps.clear();
+    world.node().is_unschedulable = false;
+    world.pass_time(10);
+    world.reconcile();
+    assert_eq!(kinds(&world), ["lease", "stop", "enter", "drain"]);
+}
+
+#[test]
 fn a_label_removed_by_hand_comes_back_without_a_drain() {
     let mut world = maintained();
     world.node().is_excluded = false;

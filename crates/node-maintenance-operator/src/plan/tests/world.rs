@@ -400,9 +400,14 @@ impl World {
             live[0].record.is_some(),
             "nobody wrote down what the node was like"
         );
+        let is_draining = self.drain.is_some();
         let node = self.node();
         assert_eq!(node.uid, node_uid);
         let was_open = node.is_open();
+        assert!(
+            !(was_open && is_draining),
+            "MUST NOT 10: a drain could complete by a list from when the node was open"
+        );
         node.is_unschedulable = true;
         node.has_drain_taint = true;
         node.has_unschedulable_taint = true;

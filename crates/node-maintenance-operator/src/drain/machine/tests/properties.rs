@@ -7,15 +7,40 @@ use super::*;
 /// What the API server would know of the pods, driven by the test.
 #[derive(Debug, Clone, Copy)]
 enum Happening {
-    Appears { name: u8, incarnation: u8, kind: u8 },
-    Vanishes { name: u8 },
-    Terminates { name: u8 },
-    Answers { pick: u8, answer: u8 },
-    FindsDaemonSet { name: u8, state: u8 },
-    SeesBudgets { allowed: i32 },
+    Appears {
+        name: u8,
+        incarnation: u8,
+        kind: u8,
+    },
+    /// Is bound to the node before it is cordoned; the watch has not said so yet.
+    IsBound {
+        name: u8,
+        incarnation: u8,
+    },
+    /// The watch catches up.
+    IsShown,
+    Vanishes {
+        name: u8,
+    },
+    Terminates {
+        name: u8,
+    },
+    Answers {
+        pick: u8,
+        answer: u8,
+    },
+    FindsDaemonSet {
+        name: u8,
+        state: u8,
+    },
+    SeesBudgets {
+        allowed: i32,
+    },
     LosesBudgets,
     Lists,
-    Passes { seconds: u8 },
+    Passes {
+        seconds: u8,
+    },
     Begins,
     Cancels,
 }
@@ -24,6 +49,9 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
     let one = prop_oneof![
         6 => (0u8..6, 0u8..3, 0u8..6)
             .prop_map(|(name, incarnation, kind)| Happening::Appears { name, incarnation, kind }),
+        2 => (0u8..6, 0u8..3)
+            .prop_map(|(name, incarnation)| Happening::IsBound { name, incarnation }),
+        1 => Just(Happening::IsShown),
         3 => (0u8..6).prop_map(|name| Happening::Vanishes { name }),
         3 => (0u8..6).prop_map(|name| Happening::Terminates { name }),
         8 => (any::<u8>(), 0u8..7).prop_map(|(pick, answer)| Happening::Answers { pick, answer }),
@@ -83,6 +111,8 @@ struct World {
     machine: Machine,
     now: Timestamp,
     pods: BTreeMap<Key, PodFacts>,
+    /// There, but not shown yet.
+    unseen: Vec<PodFacts>,
     daemon_sets: BTreeMap<Key, DaemonSet>,
     open: Vec<(Key, Uid)>,
     has_begun: bool,
@@ -162,7 +192,8 @@ impl World {
         };
         if self.machine.is_complete() {
             assert!(self.is_listed, "complete without a list");
-            let left: Vec<&PodFacts> = self.pods.values().filter(must_go).collect();
+            let there = self.pods.values().chain(&self.unseen);
+            let left: Vec<&PodFacts> = there.filter(must_go).collect();
             assert!(left.is_empty(), "complete while {left:?} is there");
             assert!(
                 self.open.is_empty(),
@@ -179,6 +210,9 @@ impl World {
                 kind,
             } => {
                 let new = make(name, incarnation, kind);
+                if self.unseen.iter().any(|pod| pod.key == new.key) {
+                    return;
+                }
                 // Incarnations only move on, and what terminates never comes back.
                 if self.pods.get(&new.key).is_some_and(|old| {
                     old.uid > new.uid || (old.uid == new.uid && old.terminating.is_some())
@@ -187,6 +221,20 @@ impl World {
                 }
                 self.pods.insert(new.key.clone(), new.clone());
                 self.feed(Event::Applied(new));
+            }
+            Happening::IsBound { name, incarnation } => {
+                let new = make(name, incarnation, 5);
+                let is_known = self.pods.contains_key(&new.key)
+                    || self.unseen.iter().any(|pod| pod.key == new.key);
+                if !self.has_begun && !is_known {
+                    self.unseen.push(new);
+                }
+            }
+            Happening::IsShown => {
+                for pod in std::mem::take(&mut self.unseen) {
+                    self.pods.insert(pod.key.clone(), pod.clone());
+                    self.feed(Event::Applied(pod));
+                }
             }
             Happening::Vanishes { name } => {
                 if let Some(old) = self.pods.remove(&Key::new("ns", format!("p{name}"))) {
@@ -223,6 +271,9 @@ impl World {
             }
             Happening::LosesBudgets => self.feed(Event::BudgetsUnknown("ns".to_owned())),
             Happening::Lists => {
+                for pod in std::mem::take(&mut self.unseen) {
+                    self.pods.insert(pod.key.clone(), pod);
+                }
                 let pods = self.pods.values().cloned().collect();
                 self.feed(Event::Listed(pods));
             }
@@ -245,6 +296,7 @@ proptest! {
             machine: Machine::new(Options { limit, ..Options::default() }),
             now: at(0),
             pods: BTreeMap::new(),
+            unseen: Vec::new(),
             daemon_sets: BTreeMap::new(),
             open: Vec::new(),
             has_begun: false,
@@ -265,6 +317,7 @@ proptest! {
             machine: Machine::new(Options { limit, ..Options::default() }),
             now: at(0),
             pods: BTreeMap::new(),
+            unseen: Vec::new(),
             daemon_sets: BTreeMap::new(),
             open: Vec::new(),
             has_begun: false,
