@@ -228,9 +228,6 @@ pub async fn follow(
             };
             let now = Timestamp::now();
             let status = remediation.status.unwrap_or_default();
-            if status.phase.is_some() {
-                course.ordered.get_or_insert(now);
-            }
             let annotations = remediation.metadata.annotations.unwrap_or_default();
             let times = annotations.get("self-node-remediation.medik8s.io/order-times");
             let field = |name: &str| {
@@ -239,6 +236,9 @@ pub async fn follow(
                     .filter_map(|word| word.split_once('='))
                     .find_map(|(key, value)| (key == name).then(|| value.to_owned()))
             };
+            // What the manager recorded when it knew that the order was in place.
+            let seen = field("seen").and_then(|text| text.parse().ok());
+            course.ordered = course.ordered.or(seen);
             course.quorum = field("quorum").and_then(|text| text.parse().ok());
             course.by = field("by").unwrap_or_default();
             course.due = status

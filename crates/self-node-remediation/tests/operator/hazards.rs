@@ -219,9 +219,9 @@ async fn the_out_of_service_taint_stays_until_the_volumes_are_detached() {
 async fn another_configuration_counts_for_nothing() {
     let agents = Agents::start().await;
     let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
-    let config = || {
+    let config = || -> SelfNodeRemediationConfig {
         let known = lab.api.get(Some(NAMESPACE), snr::CONFIG_NAME);
-        known.unwrap_or_else(SelfNodeRemediationConfig::default)
+        known.unwrap_or_default()
     };
     let mut other_name = config();
     other_name.metadata.name = Some("mine".to_owned());
