@@ -90,9 +90,10 @@ string_enum! {
         json_path = ".status.conditions[?(@.type==\"Succeeded\")].status",
         description = "Whether the node was fenced and its workload freed"
     ),
+    // No date: kubectl prints how long ago a date was, and `<invalid>` for one that lies ahead.
     printcolumn(
         name = "Assumed Rebooted",
-        type_ = "date",
+        type_ = "string",
         json_path = ".status.timeAssumedRebooted",
         description = "From when on the node counts as rebooted",
         priority = "1"

@@ -83,7 +83,7 @@ impl Module {
         )?;
         let name = self.folder.replace('/', "-");
         let cache = tools::cache_folder()?.join("go-tools");
-        let key = self.key(&source)?;
+        let key = self.key(&source);
         let done = cache.join(format!("{name}-{key}"));
         if done.is_dir() {
             return Ok(done);
@@ -128,7 +128,7 @@ impl Module {
         Ok(done)
     }
 
-    fn key(&self, source: &std::path::Path) -> anyhow::Result<String> {
+    fn key(&self, source: &std::path::Path) -> String {
         let mut hash = Sha256::new();
         hash.update(format!("{self:?}"));
         for file in ["go.mod", "go.sum", "main.go"] {
@@ -136,13 +136,12 @@ impl Module {
             hash.update(format!("{file} {}\n", content.len()));
             hash.update(content);
         }
-        Ok(hash
-            .finalize()
+        hash.finalize()
             .iter()
             .take(8)
             .map(|byte| format!("{byte:02x}"))
             .collect::<Vec<_>>()
-            .concat())
+            .concat()
     }
 }
 

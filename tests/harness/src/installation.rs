@@ -105,12 +105,12 @@ pub async fn remediate(cluster: &Cluster, check: &str, node: &str) -> anyhow::Re
         .patch(node, &PatchParams::default(), &Patch::Merge(dead))
         .await?;
     let remediations: Api<SelfNodeRemediation> = Api::all(cluster.admin());
-    wait::until("a remediation", Duration::from_secs(60), async || {
+    wait::until("a remediation", Duration::from_mins(1), async || {
         let found = remediations.list(&ListParams::default()).await?;
         Ok((!found.items.is_empty()).then_some(()))
     })
     .await?;
-    wait::until("the reboot", Duration::from_secs(60), async || {
+    wait::until("the reboot", Duration::from_mins(1), async || {
         Ok((cluster.machine(node)?.boot_id() != boot).then_some(()))
     })
     .await?;
