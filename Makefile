@@ -102,6 +102,19 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 	@$(PART) "suites on a real control plane" cargo test --locked -j$(JOBS) -p medik8s-harness
 	@$(PART) --summary
 
+# Suites of the harness that take minutes each.
+SLOW_SUITES := healthcheck_platform healthcheck_crash
+
+.PHONY: test-slow
+test-slow: build cluster-tools ## the long suites on a real control plane
+	@.ci/slow $(SLOW_SUITES)
+
+.PHONY: bench-nhc
+bench-nhc: cluster-tools ## figures of the node health check (NODES=50,1000,3000)
+	@.ci/need rust go cc ip
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -j$(JOBS) --release --target $(TARGET) -p node-healthcheck-operator
+	cargo run --quiet --locked -p medik8s-harness --bin medik8s-bench-nhc -- $(if $(NODES),--nodes=$(NODES))
+
 .PHONY: test-release
 test-release: release test-agent cluster-tools ## release binaries: static, small, no test watchdog, DNS and TLS from a scratch image
 	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test release

@@ -29,6 +29,7 @@ pub mod child;
 pub mod cluster;
 pub mod dns;
 pub mod elf;
+pub mod healthcheck;
 pub mod images;
 pub mod kubelet;
 pub mod kwok;
