@@ -132,21 +132,12 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 	@$(PART) "no test watchdog in it" cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test release -- --agent
 	@$(PART) --summary
 
-# Suites on the real control plane that take minutes each; `make test` leaves them out.
-SLOW_SUITES := \
-  volumes \
-  rotation
+# Suites of the harness that take minutes each; `make test` leaves them out. NAME=--ARGUMENT where they need one.
+SLOW_SUITES ?= volumes rotation healthcheck_platform healthcheck_crash
 
 .PHONY: test-slow
-test-slow: ## suites on the real control plane that take minutes each
-	@.ci/need rust go cc ip
-	@$(PART) --begin
-	@$(PART) "build" $(MAKE) --no-print-directory build
-	@$(PART) "control plane tools" $(MAKE) --no-print-directory cluster-tools
-	@passed=0; failed=0; for suite in $(SLOW_SUITES); do \
-	  if $(PART) "suite $$suite" cargo test --locked -j$(JOBS) -p medik8s-harness --test $$suite; \
-	  then passed=$$((passed + 1)); else failed=$$((failed + 1)); fi; done; \
-	$(PART) --summary; echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+test-slow: build cluster-tools ## the long suites on a real control plane (SLOW_SUITES=NAME for some of them)
+	@.ci/slow $(SLOW_SUITES)
 
 # The release agent with the harness' watchdog, beside the release manager, in a target folder of their own.
 BENCH := target/bench/$(TARGET)/release
@@ -170,6 +161,7 @@ bench-snr: bench-programs cluster-tools ## figures of self node remediation (abo
 	$(BENCH_SNR) times --profile fast
 	$(BENCH_SNR) large
 	$(BENCH_SNR) storm
+
 .PHONY: test-model
 test-model: ## the fencing rules, searched through: states, depth and time; each broken rule must be found (MOST=states)
 	@.ci/need rust cc
@@ -179,6 +171,12 @@ test-model: ## the fencing rules, searched through: states, depth and time; each
 traces: ## write the story of each broken fencing rule into docs/fencing.md
 	@.ci/need rust cc
 	cargo run --quiet --locked -j$(JOBS) -p self-node-remediation-model -- stories --write docs/fencing.md
+
+.PHONY: bench-nhc
+bench-nhc: cluster-tools ## figures of the node health check (NODES=50,1000,3000)
+	@.ci/need rust go cc ip
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -j$(JOBS) --release --target $(TARGET) -p node-healthcheck-operator
+	cargo run --quiet --locked -p medik8s-harness --bin medik8s-bench-nhc -- $(if $(NODES),--nodes=$(NODES))
 
 .PHONY: test-release
 test-release: release test-agent cluster-tools ## release binaries: static, small, no test watchdog, DNS and TLS from a scratch image

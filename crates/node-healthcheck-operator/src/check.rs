@@ -107,6 +107,11 @@ impl TemplateRef {
         }
     }
 
+    /// Whether remediations of this template can do nothing without a Machine that owns them.
+    pub fn needs_machine(&self) -> bool {
+        self.kind.kind == METAL3_TEMPLATE_KIND
+    }
+
     /// The kind of the remediations that are made from this template.
     pub fn remediation_kind(&self) -> ResourceKind {
         let kind = self

@@ -1,21 +1,24 @@
 //! Facts of the cluster as a whole: platform, topology, upgrades, MachineHealthChecks.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use kube::runtime::watcher;
 use kube::{Api, Client};
 use medik8s_api::foreign::{ClusterVersion, Infrastructure, MachineHealthCheck};
 use medik8s_core::conditions::Status;
-use medik8s_runtime::capabilities::{Capabilities, Capability};
+use medik8s_runtime::capabilities::{self, Capabilities, Capability};
 use medik8s_runtime::controller::Backoff;
 use medik8s_runtime::informer::{Cache, Informer};
 use medik8s_runtime::metrics::Metrics;
 use medik8s_runtime::process::Spawner;
 use medik8s_runtime::read;
 use medik8s_runtime::shutdown::Shutdown;
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 
 use crate::facts::MachineHealthChecks;
+use crate::machine::MACHINE_API;
 use crate::machine::gate::Gate;
 use crate::queues::Queues;
 use crate::validate::is_supported_topology;
@@ -30,10 +33,13 @@ const INFRASTRUCTURE: &str = "cluster";
 /// A node condition type that only a MachineHealthCheck for terminating machines looks for.
 const TERMINATING: &str = "Terminating";
 
-const RETRY: Backoff = Backoff::new(
-    std::time::Duration::from_secs(1),
-    std::time::Duration::from_secs(30),
-);
+const RETRY: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+
+/// How long the start waits for what must be known, before health checks say that it is not.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a cluster with Machines but without MachineHealthChecks is asked for them.
+const LATER: Duration = Duration::from_mins(1);
 
 /// Answers questions about the cluster on every replica. Cheap to clone.
 #[derive(Clone)]
@@ -41,6 +47,27 @@ pub struct ClusterWatch {
     client: Client,
     capability: Capability,
     topology: Arc<OnceCell<String>>,
+    followed: Arc<Mutex<BTreeSet<Topic>>>,
+}
+
+/// What is followed once the platform has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Topic {
+    Topology,
+    Versions,
+    Gates,
+    MachineHealthChecks,
+}
+
+impl Topic {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Topology => "control plane topology",
+            Self::Versions => "cluster versions",
+            Self::Gates => "feature gates",
+            Self::MachineHealthChecks => "machine health checks",
+        }
+    }
 }
 
 impl ClusterWatch {
@@ -50,7 +77,19 @@ impl ClusterWatch {
             client,
             capability,
             topology: Arc::default(),
+            followed: Arc::default(),
         }
+    }
+
+    /// A kind of the platform came, changed or went.
+    pub fn platform_changed(&self) {
+        self.capability.look_again();
+    }
+
+    /// Whether the topic is new; it is followed from now on.
+    fn is_new(&self, topic: Topic) -> bool {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.insert(topic)
     }
 
     /// The control-plane topology; `None` off OpenShift, or while it cannot be read.
@@ -109,35 +148,75 @@ impl ClusterWatch {
         true
     }
 
+    /// Takes in what the cluster offers. What the platform has is followed once and then for good.
     async fn apply(&self, found: &Capabilities, scene: &Scene, stop: &Shutdown) -> bool {
         let (openshift, machine_api) = (found.is_openshift(), found.has_machine_api());
-        scene.queues.wake(scene.world.edit_cluster(|cluster| {
-            cluster.openshift = openshift;
-            cluster.machine_health_checks = if machine_api {
-                MachineHealthChecks::Unknown
-            } else {
-                MachineHealthChecks::None
-            };
-        }));
-        if openshift {
-            if !self.learn_topology(scene, stop).await {
-                return false;
-            }
-            let gated = machine_api && found.version.has_machine_health_check_gate();
-            if gated {
-                scene.gate.follow();
-            }
-            self.follow_versions(scene, gated);
+        let wakes = scene
+            .world
+            .edit_cluster(|cluster| cluster.openshift = openshift);
+        scene.queues.wake(wakes);
+        if openshift && self.is_new(Topic::Topology) {
+            let (this, inner) = (self.clone(), scene.clone());
+            self.learn(Topic::Topology, scene, stop, |stop| async move {
+                this.learn_topology(&inner, &stop).await
+            })
+            .await;
         }
-        if machine_api {
+        let gated = openshift && machine_api && found.version.has_machine_health_check_gate();
+        if gated && self.is_new(Topic::Gates) {
+            scene.gate.follow();
+        }
+        if openshift && self.is_new(Topic::Versions) {
+            self.follow_versions(scene);
+        }
+        if machine_api && self.is_new(Topic::MachineHealthChecks) {
+            if scene.world.conflicts_by_nodes() {
+                scene.gate.watch_conflicts();
+            }
             // Before the first list nobody knows whether nodes are ours to judge.
-            return self.follow_machine_health_checks(scene).synced(stop).await;
+            scene.judge(MachineHealthChecks::Unknown);
+            let (this, inner) = (self.clone(), scene.clone());
+            self.learn(Topic::MachineHealthChecks, scene, stop, |stop| async move {
+                this.learn_machine_health_checks(&inner, &stop).await
+            })
+            .await;
         }
-        true
+        !stop.is_triggered()
     }
 
-    /// Reading the topology must succeed before anything is done on OpenShift.
-    async fn learn_topology(&self, scene: &Scene, stop: &Shutdown) -> bool {
+    /// Learns what must be known before anything is remediated. When it takes long, health checks
+    /// say so instead of saying nothing.
+    async fn learn<F>(
+        &self,
+        topic: Topic,
+        scene: &Scene,
+        stop: &Shutdown,
+        learn: impl FnOnce(Shutdown) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let known = Arc::new(Notify::new());
+        let (told, inner) = (Arc::clone(&known), scene.clone());
+        let learning = learn(stop.clone());
+        scene.unknown(topic, Some(format!("{} cannot be read", topic.name())));
+        scene.spawner.worker(topic.name(), |stop| async move {
+            if stop.or_stop(learning).await.is_some() {
+                inner.unknown(topic, None);
+                told.notify_one();
+            }
+            Ok(())
+        });
+        let wait = tokio::time::timeout(PATIENCE, known.notified());
+        if let Some(Err(_)) = stop.or_stop(wait).await {
+            tracing::error!(
+                topic = topic.name(),
+                "cannot be read; nothing is remediated before"
+            );
+        }
+    }
+
+    /// Reads the topology, as often as it takes.
+    async fn learn_topology(&self, scene: &Scene, stop: &Shutdown) {
         let mut failures = 0;
         loop {
             if let Some(topology) = self.topology().await {
@@ -146,17 +225,64 @@ impl ClusterWatch {
                     .world
                     .edit_cluster(|cluster| cluster.unsupported_topology = odd);
                 scene.queues.wake(wakes);
-                return true;
+                return;
             }
             failures += 1;
             let pause = tokio::time::sleep(RETRY.delay(failures, 0.0));
             if stop.or_stop(pause).await.is_none() {
-                return false;
+                return;
             }
         }
     }
 
-    fn follow_versions(&self, scene: &Scene, gated: bool) {
+    /// Returns when all MachineHealthChecks are known. A platform can have Machines without them.
+    async fn learn_machine_health_checks(&self, scene: &Scene, stop: &Shutdown) {
+        let mut failures = 0;
+        loop {
+            let served = capabilities::resolve(&self.client, MACHINE_API, "MachineHealthCheck");
+            match served.await {
+                Ok(Some(_)) => {
+                    self.follow_machine_health_checks(scene).synced(stop).await;
+                    return;
+                }
+                Ok(None) => {
+                    let (this, inner) = (self.clone(), scene.clone());
+                    scene.judge(MachineHealthChecks::None);
+                    scene
+                        .spawner
+                        .worker("machine health checks come later", |stop| async move {
+                            this.await_machine_health_checks(&inner, &stop).await;
+                            Ok(())
+                        });
+                    return;
+                }
+                Err(error) => {
+                    failures += 1;
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(
+                        error,
+                        "could not find out whether there are machine health checks"
+                    );
+                }
+            }
+            let pause = tokio::time::sleep(RETRY.delay(failures, 0.0));
+            if stop.or_stop(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn await_machine_health_checks(&self, scene: &Scene, stop: &Shutdown) {
+        while stop.or_stop(tokio::time::sleep(LATER)).await.is_some() {
+            let served = capabilities::resolve(&self.client, MACHINE_API, "MachineHealthCheck");
+            if let Ok(Some(_)) = served.await {
+                self.follow_machine_health_checks(scene);
+                return;
+            }
+        }
+    }
+
+    fn follow_versions(&self, scene: &Scene) {
         let mut informer = Informer::new(
             "clusterversions",
             Api::<ClusterVersion>::all(self.client.clone()),
@@ -171,9 +297,7 @@ impl ClusterWatch {
                     .world
                     .edit_cluster(|cluster| cluster.upgrading = upgrading),
             );
-            if gated {
-                inner.gate.version_changed(change.new.clone());
-            }
+            inner.gate.version_changed(change.new.clone());
         });
         scene
             .spawner
@@ -239,7 +363,23 @@ pub struct Scene {
 
 impl Scene {
     fn judge_checks(&self, cache: &Cache<MachineHealthCheck>) {
-        let state = machine_health_checks(&cache.list());
+        self.judge(machine_health_checks(&cache.list()));
+    }
+
+    /// Something must be known and is not, or is known now.
+    fn unknown(&self, topic: Topic, why: Option<String>) {
+        let wakes = self.world.edit_cluster(|cluster| match why {
+            Some(why) => {
+                cluster.unknown.insert(topic.name(), why);
+            }
+            None => {
+                cluster.unknown.remove(topic.name());
+            }
+        });
+        self.queues.wake(wakes);
+    }
+
+    fn judge(&self, state: MachineHealthChecks) {
         let wakes = self
             .world
             .edit_cluster(|cluster| cluster.machine_health_checks = state);

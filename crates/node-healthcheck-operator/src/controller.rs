@@ -157,11 +157,15 @@ impl Controller {
     }
 
     /// A health check is gone: garbage collection takes its remediations, and its leases are given
-    /// back.
+    /// back. One that is only not known (nobody can read it) keeps them.
     async fn forget(&self, name: &str) -> Result<Action, Failure> {
         let holder = crate::check::holder(name);
         self.effects.series.check_gone(name);
-        for node in self.world.leased_nodes(&holder) {
+        let nodes = self.world.leased_nodes(&holder);
+        if !nodes.is_empty() && self.effects.exists(name).await? {
+            return Ok(Action::after(plan::RETRY));
+        }
+        for node in nodes {
             self.effects.release_lease(&holder, &node).await?;
         }
         Ok(Action::done())

@@ -43,6 +43,7 @@ use crate::plan::{Creation, Removal, Step};
 use crate::remediation::{Handle, Owner, Ownership};
 use crate::world::World;
 
+mod certain;
 mod create;
 mod patient;
 
@@ -231,7 +232,13 @@ impl Effects {
     ) -> Result<(), Failure> {
         let current = self.leases.get(node).await?;
         let spec = current.as_ref().and_then(|lease| lease.spec.as_ref());
-        if spec.and_then(lease::holder) != Some(holder) {
+        // With an earlier node of the name its lease went, too: it is asked for again.
+        let went_with_its_node = current.is_none()
+            && self
+                .world
+                .lease(holder, node)
+                .is_some_and(|known| known.node_uid.as_deref() != Some(node_uid));
+        if spec.and_then(lease::holder) != Some(holder) && !went_with_its_node {
             tracing::info!(node, "the node lease is not ours any more");
             self.world.remove_lease(holder, node);
             return Ok(());
@@ -325,7 +332,15 @@ impl Effects {
             .api(&handle.kind, &handle.namespace)
             .ok_or_else(|| Failure::KindGone(handle.kind.to_string()))?;
         let patch = annotations_patch(&handle.uid, version, &[(key, value)]);
-        match self.writer.merge_patch(&api, &handle.name, &patch).await {
+        let patched = match self.writer.merge_patch(&api, &handle.name, &patch).await {
+            // Older platforms grant their own remediators' kinds without `patch`.
+            Err(error) if error.class() == Class::Denied => {
+                self.replace_annotated(&api, handle, version, key, value)
+                    .await
+            }
+            other => other,
+        };
+        match patched {
             Ok(object) => {
                 let new = objects::remediation(&handle.kind, object.meta(), &object.data);
                 self.world.put_written(new, self.clock.now());
@@ -337,6 +352,30 @@ impl Effects {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Sets or removes an annotation by writing the whole object back as it was read.
+    async fn replace_annotated(
+        &self,
+        api: &Api<DynamicObject>,
+        handle: &Handle,
+        version: Option<&str>,
+        key: &str,
+        value: Option<&str>,
+    ) -> Result<DynamicObject, read::Error> {
+        let mut object = read::get(api, &handle.name).await?;
+        let meta = &mut object.metadata;
+        // What was judged is what is written: another incarnation or version is a conflict.
+        meta.uid = Some(handle.uid.clone());
+        if let Some(version) = version {
+            meta.resource_version = Some(version.to_owned());
+        }
+        let annotations = meta.annotations.get_or_insert_default();
+        match value {
+            Some(value) => annotations.insert(key.to_owned(), value.to_owned()),
+            None => annotations.remove(key),
+        };
+        self.writer.replace(api, &object).await
     }
 
     async fn drop_confirmation(&self, node: &str) -> Result<(), Failure> {
@@ -369,6 +408,12 @@ impl Effects {
                 | Class::NotLeader => Err(error.into()),
             },
         }
+    }
+
+    /// Whether a health check exists, as the API server says.
+    pub async fn exists(&self, name: &str) -> Result<bool, Failure> {
+        let api: Api<NodeHealthCheck> = Api::all(self.client.clone());
+        Ok(read::get_metadata_opt(&api, name).await?.is_some())
     }
 
     /// Stores a status, if it differs. What was stored is known before the next plan.

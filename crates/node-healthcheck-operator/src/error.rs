@@ -17,6 +17,9 @@ pub enum Failure {
     /// The kind of a remediation is not served (any more).
     #[error("the cluster does not serve the kind {0}")]
     KindGone(String),
+    /// Whether a remediation is still asked for could not be found out.
+    #[error("could not read the health check again: {0}")]
+    Unsure(String),
     /// Several of them; the others went on.
     #[error("{count} of {total} steps failed, the first is {step}")]
     Steps {
@@ -38,6 +41,7 @@ impl Classify for Failure {
             Self::Api(error) => error.class(),
             Self::Lease(error) => error.class(),
             Self::KindGone(_) => Class::NotFound,
+            Self::Unsure(_) => Class::Retry,
             Self::Steps { source, .. } => source.class(),
         }
     }

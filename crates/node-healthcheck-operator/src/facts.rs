@@ -43,6 +43,8 @@ pub struct Observed {
     pub leases: BTreeMap<String, HeldLease>,
     /// Why remediating a node was refused lately.
     pub refusals: BTreeMap<String, Refused>,
+    /// Those of its kinds that may not be watched, and what is done instead.
+    pub polled_kinds: BTreeMap<ResourceKind, String>,
     /// The cluster.
     pub cluster: Cluster,
 }
@@ -81,6 +83,8 @@ pub struct Refused {
     pub why: Refusal,
     /// When to try again.
     pub retry_at: Timestamp,
+    /// How often in a row the API server did not do it.
+    pub failures: u32,
 }
 
 /// Why a remediation was not created although the plan asked for it.
@@ -99,6 +103,12 @@ pub enum Refusal {
     NodeChanged(String),
     /// There is a remediation already that we did not know of, or one of that name is in the way.
     AlreadyThere(String),
+    /// The node has no Machine, without which the remediator can do nothing.
+    NoMachine(String),
+    /// The remediator is not for such a node or machine, or it is excluded.
+    Unsuitable(String),
+    /// The health check itself, read directly, is not the one that the plan was made for.
+    CheckChanged(String),
     /// The template, read directly, is gone or unusable.
     TemplateChanged(String),
     /// The API server did not do it.
@@ -112,8 +122,13 @@ impl Refusal {
             Self::LeaseTaken { .. }
             | Self::Quorum(_)
             | Self::ControlPlaneBusy(_)
+            | Self::NoMachine(_)
+            | Self::Unsuitable(_)
             | Self::Failed(_) => true,
-            Self::NodeChanged(_) | Self::AlreadyThere(_) | Self::TemplateChanged(_) => false,
+            Self::NodeChanged(_)
+            | Self::CheckChanged(_)
+            | Self::AlreadyThere(_)
+            | Self::TemplateChanged(_) => false,
         }
     }
 }
@@ -128,6 +143,8 @@ impl fmt::Display for Refusal {
             }
             Self::NodeChanged(what) => write!(f, "read directly, {what}"),
             Self::AlreadyThere(what) => write!(f, "{what} exists already"),
+            Self::NoMachine(why) | Self::Unsuitable(why) => f.write_str(why),
+            Self::CheckChanged(what) => write!(f, "read directly, the health check {what}"),
             Self::TemplateChanged(what) => f.write_str(what),
             Self::Failed(error) => f.write_str(error),
         }
@@ -168,8 +185,14 @@ pub struct Cluster {
     pub unsupported_topology: Option<String>,
     /// MachineHealthChecks.
     pub machine_health_checks: MachineHealthChecks,
+    /// Whether MachineHealthChecks conflict only with health checks that select nodes of theirs.
+    pub conflict_by_nodes: bool,
+    /// What must be known before anything is remediated and is not: by topic, why not.
+    pub unknown: BTreeMap<&'static str, String>,
     /// Why the cluster counts as being upgraded, apart from what single nodes say.
     pub upgrading: Option<String>,
+    /// Whether nodes whose kubelets have different versions count as an upgrade in progress.
+    pub watch_kubelet_versions: bool,
     /// Whether, off OpenShift, a control-plane node that still serves is spared when the others are
     /// too few.
     pub guard_quorum: bool,

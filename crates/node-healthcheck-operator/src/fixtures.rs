@@ -180,6 +180,7 @@ impl World {
                 control_plane: crate::facts::ControlPlane::default(),
                 leases: BTreeMap::new(),
                 refusals: BTreeMap::new(),
+                polled_kinds: BTreeMap::new(),
                 cluster: Cluster::default(),
             },
             now: noon(),

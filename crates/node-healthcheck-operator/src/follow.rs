@@ -14,6 +14,7 @@ use kube::runtime::watcher;
 use kube::{Client, Resource, ResourceExt};
 use medik8s_runtime::capabilities::{self, ServedKind};
 use medik8s_runtime::controller::Backoff;
+use medik8s_runtime::error::Class;
 use medik8s_runtime::informer::{Cache, Informer};
 use medik8s_runtime::metrics::Metrics;
 use medik8s_runtime::process::Spawner;
@@ -21,7 +22,12 @@ use medik8s_runtime::read;
 use medik8s_runtime::shutdown::Shutdown;
 use tokio::sync::Notify;
 
+mod poll;
+
+use poll::Ended;
+
 use crate::check::ResourceKind;
+use crate::cluster::ClusterWatch;
 use crate::objects;
 use crate::queues::Queues;
 use crate::world::{Listing, Wakes, World};
@@ -31,6 +37,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// How long a first list may take before somebody asks what is wrong.
 const FIRST_LIST: Duration = Duration::from_secs(5);
+
+/// What the groups of OpenShift's own kinds end with.
+const PLATFORM: &str = ".openshift.io";
 
 /// Pauses after failures to find out how a kind is served.
 const RETRY: Backoff = Backoff::new(Duration::from_secs(1), LOOK_AGAIN);
@@ -121,8 +130,9 @@ impl Follower {
         }
     }
 
-    /// Tells [`Self::group_changed`] when a CRD comes, changes or goes.
-    pub fn watch_definitions(&self) {
+    /// Tells [`Self::group_changed`] when a CRD comes, changes or goes, and the cluster's watch when
+    /// it is one of the platform's.
+    pub fn watch_definitions(&self, cluster: ClusterWatch) {
         let mut informer = Informer::new(
             "customresourcedefinitions",
             Api::<PartialObjectMeta<CustomResourceDefinition>>::all(self.client.clone()),
@@ -139,6 +149,9 @@ impl Follower {
                 .unwrap_or_default();
             if let Some((_, group)) = name.split_once('.') {
                 this.group_changed(group);
+                if group.ends_with(PLATFORM) {
+                    cluster.platform_changed();
+                }
             }
         });
         self.spawner
@@ -166,6 +179,8 @@ impl Follower {
         stop: Shutdown,
     ) -> anyhow::Result<()> {
         let mut failures = 0;
+        let mut denials = 0;
+        let mut first = true;
         while !stop.is_triggered() {
             let Some(answer) = stop.or_stop(self.resolve(&kind)).await else {
                 break;
@@ -173,10 +188,31 @@ impl Follower {
             let pause = match answer {
                 Ok(Some(served)) => {
                     failures = 0;
-                    self.watch(role, &kind, &served, &look, &stop).await;
-                    continue;
+                    if first {
+                        self.set(role, &kind, Listing::Pending, Some(served.clone()));
+                    }
+                    let before = self.world.unconfirmed(&kind);
+                    match self.watch(role, &kind, &served, &look, &stop).await {
+                        Ended::Changed => {
+                            first = true;
+                            continue;
+                        }
+                        Ended::Denied(listed) => {
+                            // What is known stays known until the next look.
+                            first = false;
+                            if self.poll(role, &kind, &served, listed, &before).await {
+                                denials = 0;
+                                role.period()
+                            } else {
+                                // A role that comes with the kind may be a moment late.
+                                denials += 1;
+                                RETRY.delay(denials, 0.0)
+                            }
+                        }
+                    }
                 }
                 Ok(None) => {
+                    first = true;
                     tracing::info!(%kind, "the cluster does not serve this kind");
                     self.set(role, &kind, Listing::Missing, None);
                     LOOK_AGAIN
@@ -197,7 +233,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Watches the objects of a kind, until it is served differently or `stop`.
+    /// Watches the objects of a kind, until it is served differently, turns out not to be permitted,
+    /// or `stop`.
     async fn watch(
         &self,
         role: Role,
@@ -205,15 +242,29 @@ impl Follower {
         served: &ServedKind,
         look: &Notify,
         stop: &Shutdown,
-    ) {
-        self.set(role, kind, Listing::Pending, Some(served.clone()));
+    ) -> Ended {
         let stop_watch = stop.child();
-        let informer = self.informer(role, kind, served);
+        let mut informer = self.informer(role, kind, served);
+        let denied = Arc::new(Notify::new());
+        let told = Arc::clone(&denied);
+        informer.on_failure(move |class| {
+            if class == Class::Denied {
+                told.notify_one();
+            }
+        });
         let cache = informer.cache();
         let running = informer.run(stop_watch.clone());
         let watching = async {
             self.await_first_list(role, kind, served, &cache, &stop_watch)
                 .await;
+            // A denial of the watch comes right after the list.
+            if stop_watch
+                .or_stop(tokio::time::sleep(FIRST_LIST))
+                .await
+                .is_some()
+            {
+                self.set_polled(role, kind, None);
+            }
             loop {
                 if stop_watch.or_stop(look.notified()).await.is_none() {
                     return;
@@ -228,15 +279,18 @@ impl Follower {
                 }
             }
         };
-        tokio::select! {
+        let ended = tokio::select! {
             ended = running => {
                 if let Err(error) = ended {
                     tracing::warn!(%kind, why = format!("{error:#}"), "the watch ended");
                 }
+                Ended::Changed
             }
-            () = watching => {}
-        }
+            () = watching => Ended::Changed,
+            () = denied.notified() => Ended::Denied(cache.is_synced().then(|| cache.list())),
+        };
         stop_watch.trigger();
+        ended
     }
 
     /// Tells when all objects are known, or why they are not.

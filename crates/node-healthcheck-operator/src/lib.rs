@@ -33,6 +33,7 @@ pub mod rbac;
 pub mod remediation;
 pub mod run;
 pub mod settings;
+pub mod setup;
 pub mod storm;
 pub mod validate;
 pub mod world;

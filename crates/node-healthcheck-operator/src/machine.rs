@@ -39,6 +39,12 @@ mod tests;
 /// How long a machine may take to get a node, unless its health check says otherwise.
 pub const NODE_STARTUP_TIMEOUT: Duration = Duration::from_mins(10);
 
+/// Groups of remediators that fence nodes; only others may know what to do about a mere machine.
+const NEED_A_NODE: [&str; 2] = [
+    "self-node-remediation.medik8s.io",
+    "fence-agents-remediation.medik8s.io",
+];
+
 /// Group and version of machines and their health checks.
 pub const MACHINE_API: &str = "machine.openshift.io/v1beta1";
 
@@ -93,6 +99,8 @@ pub struct MachineCheck {
     pub name: String,
     /// UID.
     pub uid: String,
+    /// Generation that was parsed.
+    pub generation: i64,
     /// Machines to watch, in its namespace; an empty selector matches all.
     pub selector: Selector,
     /// What makes a node unhealthy; one is enough.
@@ -153,6 +161,7 @@ impl MachineCheck {
                 .map_err(|error| problem("spec.selector", &error))?,
             name: meta.name.clone().unwrap_or_default(),
             uid: meta.uid.clone().unwrap_or_default(),
+            generation: meta.generation.unwrap_or_default(),
             rules,
             max_unhealthy: spec.max_unhealthy.clone(),
             startup_timeout: (!timeout.is_zero()).then_some(timeout),
@@ -189,6 +198,12 @@ impl MachineCheck {
             uid: self.uid.clone(),
         }
     }
+}
+
+/// Whether remediators of a kind of ours can do nothing for a machine without a node. Of other
+/// kinds that is not known.
+pub fn needs_node(kind: &ResourceKind) -> bool {
+    NEED_A_NODE.contains(&kind.group())
 }
 
 /// Holder of the node leases of the machine health check of this name.

@@ -316,13 +316,22 @@ impl MachineSeries {
             .set(i64::from(short_circuit));
     }
 
+    /// A machine has recovered, and its remediation has been deleted.
+    pub fn succeeded(&self, namespace: &str, name: &str) {
+        self.succeeded.with_label_values(&[name, namespace]).inc();
+    }
+
     /// A MachineHealthCheck is gone.
     pub fn gone(&self, namespace: &str, name: &str) {
-        if let Err(error) = self.covered.remove_label_values(&[name, namespace]) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "no such series");
+        let labels = &[name, namespace];
+        for removed in [
+            self.covered.remove_label_values(labels),
+            self.short_circuit.remove_label_values(labels),
+            self.succeeded.remove_label_values(labels),
+        ] {
+            if let Err(error) = removed {
+                tracing::debug!(error = &error as &dyn std::error::Error, "no such series");
+            }
         }
-        self.short_circuit
-            .with_label_values(&[name, namespace])
-            .set(0);
     }
 }

@@ -64,6 +64,8 @@ pub struct NodeFacts {
     pub conditions: Vec<NodeCondition>,
     /// The Machine behind the node.
     pub machine: Option<MachineRef>,
+    /// Version of its kubelet.
+    pub kubelet_version: Option<String>,
     /// Whether a person confirmed that the node is healthy.
     pub confirmed_healthy: bool,
     /// Whether the machine config operator wants another configuration than the node has.

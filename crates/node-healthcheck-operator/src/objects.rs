@@ -44,11 +44,11 @@ impl WatchedNode {
         let text = |key: &str| annotations.get(key).filter(|text| !text.is_empty());
         let desired = text(DESIRED_CONFIG_ANNOTATION);
         let name = metadata.name.clone().unwrap_or_default();
+        let status = status.unwrap_or_default();
         let facts = NodeFacts {
             uid: metadata.uid.clone().unwrap_or_default(),
             labels: metadata.labels.unwrap_or_default(),
             conditions: status
-                .unwrap_or_default()
                 .conditions
                 .unwrap_or_default()
                 .into_iter()
@@ -59,6 +59,10 @@ impl WatchedNode {
                 })
                 .collect(),
             machine: text(MACHINE_ANNOTATION).and_then(|text| MachineRef::parse(text)),
+            kubelet_version: status
+                .node_info
+                .and_then(|info| info.kubelet_version)
+                .filter(|version| !version.is_empty()),
             confirmed_healthy: annotations.contains_key(MANUALLY_CONFIRMED_HEALTHY_ANNOTATION),
             config_change_pending: desired.is_some()
                 && desired != annotations.get(CURRENT_CONFIG_ANNOTATION),
@@ -85,9 +89,19 @@ struct WireNode {
 }
 
 #[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
 struct WireStatus {
     #[serde(default)]
     conditions: Option<Vec<WireCondition>>,
+    #[serde(default)]
+    node_info: Option<WireInfo>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct WireInfo {
+    #[serde(default)]
+    kubelet_version: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -36,7 +36,7 @@ use medik8s_api::names::{contract, nhc};
 use medik8s_api::remediation::{NodeHealthCheckStatus, UnhealthyNode};
 use medik8s_core::time::whole_second;
 
-use crate::check::{Rung, TemplateRef};
+use crate::check::TemplateRef;
 use crate::classify::{self, Class};
 use crate::facts::Observed;
 use crate::node::{MachineRef, NodeFacts};
@@ -46,6 +46,7 @@ use crate::remediation::{Handle, Ownership, Remediation};
 mod entries;
 mod gate;
 mod healthy;
+mod ladder;
 pub(crate) mod leases;
 mod orphans;
 mod status;
@@ -198,6 +199,7 @@ pub fn plan(seen: &Observed, now: Timestamp) -> Plan {
     let mut draft = Draft::new(seen, now);
     let judged = draft.judge();
     let gate = Gate::of(seen, &judged);
+    draft.tell_polled();
     draft.handle_orphans();
     draft.handle_unselected_leases();
     let mut healthy = 0_usize;
@@ -353,17 +355,18 @@ impl<'a> Draft<'a> {
         );
     }
 
-    /// The step that a node has reached: the first of which the **stored** status does not say that
-    /// it timed out. A single template has no timeout and stays the step.
-    fn current_rung(&self, node: &str) -> Option<&'a Rung> {
-        let check = &self.seen.check;
-        if !check.escalating {
-            return check.ladder.first();
+    /// Tells of kinds that may not be watched: everything about them is noticed late.
+    fn tell_polled(&mut self) {
+        let seen = self.seen;
+        for (kind, what) in &seen.polled_kinds {
+            let message = format!("{kind}: {what}");
+            self.notice(
+                REASON_POLLING,
+                &kind.to_string(),
+                Severity::Warning,
+                message,
+            );
         }
-        let stored = self.stored.get(node).copied();
-        check.ladder.iter().find(|rung| {
-            !entries::of_template(stored, &rung.template).any(|entry| entry.timed_out.is_some())
-        })
     }
 
     fn handle_soon(&mut self, node: &'a NodeFacts, type_: &str, status: &str, until: Timestamp) {
@@ -422,10 +425,14 @@ fn named(template: &TemplateRef) -> String {
     )
 }
 
+/// Event reason: a kind may not be watched.
+const REASON_POLLING: &str = "PollingInsteadOfWatching";
+
 /// The reasons under which plans speak, for the ledger and its tests.
 pub const REASONS: &[&str] = &[
     contract::REMEDIATION_SKIPPED,
     nhc::EVENT_DETECTED_UNHEALTHY,
     nhc::EVENT_INVALID_NODE_LABEL,
     nhc::EVENT_NO_TEMPLATE_LEFT,
+    REASON_POLLING,
 ];

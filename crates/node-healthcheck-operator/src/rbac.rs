@@ -6,10 +6,13 @@
 //! manager needs no write access to RBAC objects, with which it could make itself anything.
 
 use medik8s_api::names::nhc;
+use medik8s_runtime::metrics::client_ca;
 use medik8s_runtime::rbac::{
-    EVENTS, LEADER_LEASE, METRICS_AUTH, NODE_LEASES, Rule, RuleSet, TLS_PROFILE,
+    CLIENT_CA, EVENTS, LEADER_LEASE, METRICS_AUTH, NODE_LEASES, Rule, RuleSet, TLS_PROFILE,
     WEBHOOK_CONFIGURATIONS, WEBHOOK_SECRET, WEBHOOK_SECRET_CREATE,
 };
+
+use crate::setup::CONSOLE_PLUGIN;
 
 /// Name of our ValidatingWebhookConfiguration in plain manifests.
 pub const WEBHOOK_CONFIGURATION: &str = "node-healthcheck-validating-webhook-configuration";
@@ -108,6 +111,52 @@ const ETCD: &[Rule] = &[
     ),
 ];
 
+/// On OpenShift the manager tells monitoring and the console about itself. What is in its own
+/// namespace is permitted by a Role there, also the label of that Namespace.
+const OWN_SETUP: &[Rule] = &[
+    Rule::new(
+        &[""],
+        &["namespaces"],
+        &["patch"],
+        "OpenShift: labels its own namespace for monitoring",
+    ),
+    Rule::new(
+        &["monitoring.coreos.com"],
+        &["servicemonitors"],
+        &["get", "create", "update"],
+        "OpenShift: tells Prometheus where its metrics are",
+    ),
+    Rule::new(
+        &[""],
+        &["pods"],
+        &["get"],
+        "OpenShift: finds the Deployment that owns its ServiceMonitor",
+    ),
+    Rule::new(
+        &["apps"],
+        &["replicasets"],
+        &["get"],
+        "OpenShift: finds the Deployment that owns its ServiceMonitor",
+    ),
+];
+
+/// The name of an object that is created is not known to RBAC.
+const CONSOLE: &[Rule] = &[
+    Rule::new(
+        &["console.openshift.io"],
+        &["consoleplugins"],
+        &["create"],
+        "OpenShift: offers its page to the console",
+    ),
+    Rule::new(
+        &["console.openshift.io"],
+        &["consoleplugins"],
+        &["get", "update"],
+        "OpenShift: keeps its page in the console",
+    )
+    .named(&[CONSOLE_PLUGIN]),
+];
+
 const OWN_WEBHOOK: &[Rule] = &[WEBHOOK_CONFIGURATIONS.named(&[WEBHOOK_CONFIGURATION])];
 
 /// The Secret with the webhook's own certificate.
@@ -151,10 +200,76 @@ pub fn rules() -> RuleSet {
             OPENSHIFT,
             TLS_PROFILE,
             ETCD,
+            CONSOLE,
             METRICS_AUTH,
             OWN_WEBHOOK,
         ],
-        own_namespace: &[LEADER_LEASE, OWN_SECRET],
-        namespaces: &[],
+        own_namespace: &[LEADER_LEASE, OWN_SECRET, OWN_SETUP],
+        namespaces: &[(client_ca::NAMESPACE, &[CLIENT_CA])],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster() -> impl Iterator<Item = &'static Rule> {
+        rules().cluster.iter().flat_map(|table| table.iter())
+    }
+
+    fn may(verb: &str, group: &str, resource: &str) -> bool {
+        cluster().any(|rule| {
+            rule.verbs.contains(&verb)
+                && rule.api_groups.contains(&group)
+                && rule.resources.contains(&resource)
+        })
+    }
+
+    /// The original's role lacked both: confirmations could not be taken off nodes, and all events
+    /// of installations without OLM were lost.
+    #[test]
+    fn defect_11_nodes_and_events_everywhere_may_be_written() {
+        assert!(may("patch", "", "nodes"));
+        assert!(may("create", "", "events") && may("patch", "", "events"));
+    }
+
+    /// The original watches all Leases (every heartbeat of every kubelet), Pods, ReplicaSets and
+    /// Deployments of the cluster. What may not be watched cannot be cached.
+    #[test]
+    fn defect_14_no_cache_of_the_whole_cluster_is_possible() {
+        for (group, resource) in [
+            ("coordination.k8s.io", "leases"),
+            ("", "pods"),
+            ("apps", "replicasets"),
+            ("apps", "deployments"),
+            ("policy", "poddisruptionbudgets"),
+        ] {
+            assert!(!may("watch", group, resource), "{resource}");
+        }
+    }
+
+    /// The original may do everything with ClusterRoles and their bindings, and so make itself
+    /// anything.
+    #[test]
+    fn defect_15_no_rights_can_be_granted() {
+        let all = rules();
+        let namespaced = all.namespaces.iter().flat_map(|(_, tables)| tables.iter());
+        let tables = all
+            .cluster
+            .iter()
+            .chain(all.own_namespace)
+            .chain(namespaced);
+        for rule in tables.flat_map(|table| table.iter()) {
+            assert!(
+                !rule.api_groups.contains(&"rbac.authorization.k8s.io"),
+                "{rule:?}"
+            );
+            for wild in [rule.api_groups, rule.resources, rule.verbs] {
+                assert!(!wild.contains(&"*"), "{rule:?}");
+            }
+            for verb in ["escalate", "bind", "impersonate"] {
+                assert!(!rule.verbs.contains(&verb), "{rule:?}");
+            }
+        }
     }
 }

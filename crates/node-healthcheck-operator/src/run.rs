@@ -12,11 +12,12 @@ use medik8s_api::names::{lease, nhc};
 use medik8s_api::remediation::NodeHealthCheckStatus;
 use medik8s_core::backoff::Backoff;
 use medik8s_runtime::capabilities::Capability;
+use medik8s_runtime::certs::CertFiles;
 use medik8s_runtime::client::Profile;
 use medik8s_runtime::clock::Clock;
 use medik8s_runtime::controller::{self, Queue};
 use medik8s_runtime::events::{self, REMEDIATION_PREFIX, Recorder};
-use medik8s_runtime::informer::Informer;
+use medik8s_runtime::informer::{Cache, Informer};
 use medik8s_runtime::metrics::Metrics;
 use medik8s_runtime::node_lease::NodeLeases;
 use medik8s_runtime::operator::{About, Operator};
@@ -40,6 +41,7 @@ use crate::objects::WatchedNode;
 use crate::queues::Queues;
 use crate::rbac::{WEBHOOK_CERTIFICATE, WEBHOOK_CONFIGURATION};
 use crate::settings::{Args, PRODUCT, Settings};
+use crate::setup::{Setup, SetupParts};
 use crate::world::{Wakes, World};
 
 const ABOUT: About = About {
@@ -69,8 +71,16 @@ pub fn webhooks() -> &'static [Hook] {
 /// Runs the manager until `shutdown`, or until something ends that should not.
 pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()> {
     let settings = Settings::from_env(&env)?;
-    let mut operator =
-        Operator::prepare(ABOUT, &args.common, &env, &settings.namespace, shutdown).await?;
+    let metrics_files = CertFiles::in_dir(&args.metrics_cert_path);
+    let mut operator = Operator::prepare_with(
+        ABOUT,
+        &args.common,
+        &env,
+        &settings.namespace,
+        metrics_files.exist().then_some(metrics_files),
+        shutdown,
+    )
+    .await?;
     let cluster = ClusterWatch::new(operator.client.clone(), operator.capability.clone());
     let admission = Admission::new(operator.client.clone(), cluster.clone());
     let server = Server::new(&operator.metrics, operator.clock.clone())
@@ -100,16 +110,27 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         cluster,
         lease_namespace: settings.lease_namespace,
         guard_control_plane_quorum: args.guard_control_plane_quorum,
+        watch_kubelet_versions: args.pause_while_kubelet_versions_differ,
+        conflict_by_nodes: args.allow_machine_health_checks_of_other_nodes,
     })?;
     operator.lead("health checks", move |stop| lead.run(stop));
     if env.is_under_olm() {
         let (client, writer) = (operator.client.clone(), operator.writer.clone());
-        let namespace = settings.namespace;
+        let namespace = settings.namespace.clone();
         operator.lead("aggregation", move |stop| async move {
             aggregation::keep(client, writer, namespace, stop).await;
             Ok(())
         });
     }
+    let setup = Setup::new(SetupParts {
+        client: operator.client.clone(),
+        writer: operator.writer.clone(),
+        capability: operator.capability.clone(),
+        namespace: settings.namespace,
+        pod: settings.pod,
+        registry: operator.metrics.registry().clone(),
+    })?;
+    operator.lead("setup of the platform", move |stop| setup.run(stop));
     operator.run().await
 }
 
@@ -146,6 +167,10 @@ pub struct Parts {
     pub lease_namespace: String,
     /// Off OpenShift, spare a serving control-plane node when the others are no majority.
     pub guard_control_plane_quorum: bool,
+    /// Count kubelets of different versions as an upgrade in progress.
+    pub watch_kubelet_versions: bool,
+    /// MachineHealthChecks disable only health checks that select nodes of theirs.
+    pub conflict_by_nodes: bool,
 }
 
 /// What only the leader does. Its watches start with it, so that their first lists show everything
@@ -164,7 +189,13 @@ impl Lead {
     pub fn new(parts: Parts) -> anyhow::Result<Self> {
         let world = World::default();
         let guard_quorum = parts.guard_control_plane_quorum;
-        world.edit_cluster(|cluster| cluster.guard_quorum = guard_quorum);
+        let watch_kubelets = parts.watch_kubelet_versions;
+        let conflict_by_nodes = parts.conflict_by_nodes;
+        world.edit_cluster(|cluster| {
+            cluster.guard_quorum = guard_quorum;
+            cluster.watch_kubelet_versions = watch_kubelets;
+            cluster.conflict_by_nodes = conflict_by_nodes;
+        });
         let queue = |name| {
             Queue::with_debounce(name, BACKOFF, DEBOUNCE, parts.clock.clone(), &parts.metrics)
         };
@@ -224,8 +255,8 @@ impl Lead {
             self.metrics.clone(),
             self.spawner.clone(),
         );
-        follower.watch_definitions();
-        self.watch_checks(&follower);
+        follower.watch_definitions(self.cluster.clone());
+        let checks = self.watch_checks(&follower);
         self.watch_nodes();
         let scene = Scene {
             world: world.clone(),
@@ -246,7 +277,12 @@ impl Lead {
         if !self.cluster.follow(&scene, &stop).await || !self.find_leases(&stop).await {
             return Ok(());
         }
+        // What is not known now does not exist.
+        if !checks.synced(&stop).await {
+            return Ok(());
+        }
         self.queues.wake(world.check_names());
+        self.queues.wake(world.checks_that_left_leases());
         let nodes = |name: String, _failures| {
             let controller = Arc::clone(&self.controller);
             async move { controller.reconcile(name).await }
@@ -262,13 +298,14 @@ impl Lead {
         Ok(())
     }
 
-    fn watch_checks(&self, follower: &Follower) {
+    fn watch_checks(&self, follower: &Follower) -> Cache<NodeHealthCheck> {
         let mut informer = Informer::new(
             "nodehealthchecks",
             Api::<NodeHealthCheck>::all(self.controller.effects.client.clone()),
             watcher::Config::default(),
             &self.metrics,
         );
+        let cache = informer.cache();
         let (world, queues) = (self.controller.world.clone(), self.queues.clone());
         let (follower, series) = (follower.clone(), self.controller.effects.series.clone());
         informer.on_change(move |change| {
@@ -300,6 +337,7 @@ impl Lead {
         });
         self.spawner
             .worker("watch health checks", |stop| informer.run(stop));
+        cache
     }
 
     fn watch_nodes(&self) {

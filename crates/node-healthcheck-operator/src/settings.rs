@@ -1,5 +1,7 @@
 //! Flags and environment of the manager.
 
+use std::path::PathBuf;
+
 use clap::Parser;
 use medik8s_api::names::lease;
 use medik8s_runtime::cli::{CommonArgs, Product, go_bool};
@@ -15,7 +17,8 @@ pub const PRODUCT: Product = Product::new(env!("CARGO_PKG_NAME"), env!("CARGO_PK
 /// object is deleted. What remediation means is up to the operator of the template.
 ///
 /// Environment: DEPLOYMENT_NAMESPACE (own namespace, required outside a pod), LEASE_NAMESPACE
-/// (namespace of the node leases, default medik8s-leases).
+/// (namespace of the node leases, default medik8s-leases), POD_NAME (own pod; on OpenShift its
+/// Deployment becomes the owner of the ServiceMonitor).
 #[derive(Debug, Clone, Parser)]
 pub struct Args {
     /// Flags that every manager has.
@@ -27,6 +30,23 @@ pub struct Args {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
           default_missing_value = "true", value_parser = go_bool, action = clap::ArgAction::Set)]
     pub guard_control_plane_quorum: bool,
+
+    /// Do not start new remediations while the kubelets of a health check's nodes have different
+    /// versions, which off OpenShift is the only sign of a cluster that is being upgraded
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub pause_while_kubelet_versions_differ: bool,
+
+    /// OpenShift: a MachineHealthCheck disables only those NodeHealthChecks that select nodes of its
+    /// machines, instead of all of them
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false",
+          default_missing_value = "true", value_parser = go_bool, action = clap::ArgAction::Set)]
+    pub allow_machine_health_checks_of_other_nodes: bool,
+
+    /// Directory with tls.crt and tls.key of the metrics endpoint. If both are there, readers must
+    /// have a client certificate of the cluster's CA; otherwise they need a token
+    #[arg(long, value_name = "DIR", default_value = "/etc/tls/private")]
+    pub metrics_cert_path: PathBuf,
 }
 
 /// What the environment says.
@@ -36,6 +56,8 @@ pub struct Settings {
     pub namespace: String,
     /// Namespace of the node leases.
     pub lease_namespace: String,
+    /// The manager's own pod, as far as it knows.
+    pub pod: Option<String>,
 }
 
 impl Settings {
@@ -47,6 +69,7 @@ impl Settings {
                 .optional(lease::NAMESPACE_ENV)
                 .unwrap_or(lease::NAMESPACE)
                 .to_owned(),
+            pod: env.optional("POD_NAME").map(ToOwned::to_owned),
         })
     }
 }
@@ -78,6 +101,9 @@ mod tests {
         assert!(!parse(&["-leader-elect=false"]).common.leader_elect);
         assert!(!parse(&[]).guard_control_plane_quorum);
         assert!(parse(&["--guard-control-plane-quorum"]).guard_control_plane_quorum);
+        let args = parse(&["--pause-while-kubelet-versions-differ=true"]);
+        assert!(args.pause_while_kubelet_versions_differ);
+        assert_eq!(args.metrics_cert_path, PathBuf::from("/etc/tls/private"));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use medik8s_api::NodeHealthCheck;
 use medik8s_api::remediation::NodeHealthCheckStatus;
 use medik8s_runtime::capabilities::ServedKind;
 
-use crate::check::{Check, Problem, ResourceKind};
+use crate::check::{Check, Problem, ResourceKind, TemplateRef};
 use crate::facts::{Cluster, HeldLease, MachineHealthChecks, Refused};
 use crate::node::NodeFacts;
 use crate::notice::{Announcement, Ledger, Notices};
@@ -33,7 +33,7 @@ mod kinds;
 mod machines;
 mod observe;
 
-pub use kinds::{KindState, Listing};
+pub use kinds::{Key, KindState, Listing};
 pub use machines::KnownMachines;
 pub use observe::Seen;
 
@@ -185,6 +185,20 @@ impl World {
         state.checks.keys().cloned().collect()
     }
 
+    /// Names of health checks that do not exist but still have leases: they were deleted while nobody
+    /// led.
+    pub fn checks_that_left_leases(&self) -> Wakes {
+        let state = self.lock();
+        let names = state.leases.keys();
+        let names = names.filter_map(|holder| {
+            holder.strip_prefix(medik8s_api::names::lease::NODE_HEALTH_CHECK_HOLDER_PREFIX)
+        });
+        names
+            .filter(|name| !state.checks.contains_key(*name))
+            .map(ToOwned::to_owned)
+            .collect()
+    }
+
     /// A lease was obtained or renewed.
     pub fn put_lease(&self, holder: &str, node: &str, lease: HeldLease) {
         let mut state = self.lock();
@@ -216,6 +230,21 @@ impl World {
             .flat_map(BTreeMap::keys)
             .cloned()
             .collect()
+    }
+
+    /// A lease that a holder has, as far as it is known.
+    pub fn lease(&self, holder: &str, node: &str) -> Option<HeldLease> {
+        self.lock().leases.get(holder)?.get(node).cloned()
+    }
+
+    /// How often in a row a remediation from a template did not come about because the API server
+    /// did not do it.
+    pub fn failures(&self, check: &str, node: &str, template: &TemplateRef) -> u32 {
+        let state = self.lock();
+        let refused = state.refusals.get(check).and_then(|all| all.get(node));
+        refused
+            .filter(|refused| refused.template == *template)
+            .map_or(0, |refused| refused.failures)
     }
 
     /// A remediation did not come about.
@@ -277,6 +306,11 @@ impl World {
     /// What MachineHealthChecks there are.
     pub fn machine_health_checks(&self) -> MachineHealthChecks {
         self.lock().cluster.machine_health_checks
+    }
+
+    /// Whether MachineHealthChecks conflict only with health checks that select nodes of theirs.
+    pub fn conflicts_by_nodes(&self) -> bool {
+        self.lock().cluster.conflict_by_nodes
     }
 
     /// Whether the cluster is OpenShift.

@@ -22,6 +22,8 @@ pub struct Request {
     pub code: u16,
     /// When it arrived.
     pub at: Timestamp,
+    /// When it was answered; a watch, when it ended.
+    pub answered: Timestamp,
 }
 
 /// Which requests to count.
@@ -82,6 +84,7 @@ struct Entry {
     #[serde(default)]
     response_status: ResponseStatus,
     request_received_timestamp: Timestamp,
+    stage_timestamp: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]
@@ -118,6 +121,9 @@ impl From<Entry> for Request {
             name: entry.object_ref.name,
             code: entry.response_status.code,
             at: entry.request_received_timestamp,
+            answered: entry
+                .stage_timestamp
+                .unwrap_or(entry.request_received_timestamp),
         }
     }
 }
@@ -173,5 +179,7 @@ mod tests {
             0
         );
         assert_eq!(requests[0].code, 429);
+        let took = requests[0].answered.duration_since(requests[0].at);
+        assert_eq!(took.as_millis(), 100);
     }
 }

@@ -32,6 +32,7 @@ pub mod csi;
 pub mod dns;
 pub mod elf;
 pub mod go_tools;
+pub mod healthcheck;
 pub mod images;
 pub mod installation;
 pub mod interop;

@@ -53,7 +53,7 @@ fn steps_run_in_ascending_order() {
 }
 
 #[test]
-fn a_reference_that_names_no_template_is_a_problem_and_not_a_panic() {
+fn defect_07_a_kind_that_is_no_templates_is_a_problem_and_not_a_panic() {
     for kind in [
         "Template",
         "",

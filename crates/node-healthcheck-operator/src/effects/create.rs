@@ -7,51 +7,40 @@
 //! known kind, and etcd can spare the node (S2); the node's lease is ours (S1). Only then the
 //! remediation is created, with a name that makes a second create a conflict.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Resource;
-use kube::api::{Api, DynamicObject, ListParams};
+use kube::api::{Api, DynamicObject};
+use medik8s_api::NodeHealthCheck;
+use medik8s_api::foreign::MachineHealthCheck;
 use medik8s_api::names::nhc;
-use medik8s_api::names::openshift::ETCD_NAMESPACE;
-use medik8s_core::etcd::{self, Budget};
+use medik8s_api::names::openshift::PAUSED_ANNOTATION;
+use medik8s_core::backoff::Backoff;
 use medik8s_core::lease::{self, Incident};
 use medik8s_runtime::node_lease::LeaseError;
 use medik8s_runtime::read;
 use medik8s_runtime::write::Created;
-use serde_json::Value;
 
+use super::certain::{Batch, existing_for};
 use super::patient::Patient;
-use super::{Effects, Outcome, Requester, describe, held, note, retry_at};
+use super::{Effects, Judge, Outcome, Requester, describe, held, note, retry_at};
 use crate::check::{ResourceKind, TemplateRef};
 use crate::error::Failure;
 use crate::facts::{Refusal, Refused};
-use crate::machine::MACHINE_API;
+use crate::machine::{MACHINE_API, needs_node};
 use crate::node::NodeFacts;
 use crate::objects;
 use crate::plan::{Creation, RETRY};
-use crate::remediation::{
-    Blueprint, Ownership, Remediation, build, derived_name, supports_multiple_templates,
-};
-use crate::world::Listing;
+use crate::remediation::{Blueprint, Ownership, build, derived_name, supports_multiple_templates};
 
 /// How soon to try again when the cache is about to learn what a direct read showed.
 const SOON: Duration = Duration::from_secs(5);
 
-/// How soon to try again after a failure, beside the back-off of the pass.
-const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// How soon to try again when the plan itself knows what it waits for.
+const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// Remediations of a kind, in a namespace or everywhere.
-type Listed = BTreeMap<(ResourceKind, Option<String>), Vec<Remediation>>;
-
-/// Direct reads that are good for all creations under one hold of the lock: nobody else creates.
-#[derive(Default)]
-struct Batch {
-    templates: BTreeMap<TemplateRef, Option<DynamicObject>>,
-    listed: Listed,
-}
+/// Pauses after failures to create the remediation of one node; the others are not held up.
+const AFTER_FAILURE: Backoff = Backoff::new(Duration::from_secs(1), RETRY);
 
 impl Effects {
     /// Creates remediations, one after the other. Returns what failed.
@@ -66,17 +55,24 @@ impl Effects {
         let _one_at_a_time = self.creating.lock().await;
         let mut batch = Batch::default();
         let mut failed = Vec::new();
+        let name = &requester.name;
+        let asked = self.still_asked_for(requester).await;
         for creation in creations {
-            let name = &requester.name;
-            let (why, wait) = match self.create(requester, creation, &mut batch).await {
+            let (subject, template) = (creation.subject(), &creation.template);
+            let created = match &asked {
+                Ok(None) => self.create(requester, creation, &mut batch).await,
+                Ok(Some(why)) => Ok(Outcome::Refused(Refusal::CheckChanged(why.clone()))),
+                Err(error) => Err(Failure::Unsure(root(error))),
+            };
+            let (why, wait, failures) = match created {
                 Ok(Outcome::Created) => {
-                    self.world.clear_refusal(name, creation.subject());
+                    self.world.clear_refusal(name, subject);
                     continue;
                 }
                 Ok(Outcome::Refused(why)) => {
                     tracing::info!(healthcheck = name, %why, "did not create {}", describe(creation));
                     let wait = wait_after(&why);
-                    (why, wait)
+                    (why, wait, 0)
                 }
                 Err(error) => {
                     note(requester, "create remediation", &error);
@@ -86,17 +82,55 @@ impl Effects {
                         root(&error)
                     ));
                     failed.push(("create remediation", error));
-                    (why, AFTER_FAILURE)
+                    let failures = self
+                        .world
+                        .failures(name, subject, template)
+                        .saturating_add(1);
+                    (why, AFTER_FAILURE.delay(failures, 0.0), failures)
                 }
             };
             let refused = Refused {
-                template: creation.template.clone(),
+                template: template.clone(),
                 why,
                 retry_at: retry_at(self.clock.now(), wait),
+                failures,
             };
-            self.world.refuse(name, creation.subject(), refused);
+            self.world.refuse(name, subject, refused);
         }
         failed
+    }
+
+    /// S3: whether the health check, as it is now, is the one that the plan was made for. Returns
+    /// what is different: it may be paused or gone, or it may say something else.
+    async fn still_asked_for(&self, requester: &Requester) -> Result<Option<String>, Failure> {
+        let uid = Some(requester.owner.uid.as_str());
+        let gone = || Ok(Some("is gone".to_owned()));
+        let same = match &requester.judge {
+            Judge::Nodes(check) => {
+                let api: Api<NodeHealthCheck> = Api::all(self.client.clone());
+                let Some(now) = read::get_metadata_opt(&api, &check.name).await? else {
+                    return gone();
+                };
+                let meta = now.metadata;
+                meta.uid.as_deref() == uid
+                    && meta.deletion_timestamp.is_none()
+                    && meta.generation.unwrap_or_default() == check.generation
+            }
+            Judge::Machines(check) => {
+                let api: Api<MachineHealthCheck> =
+                    Api::namespaced(self.client.clone(), &check.namespace);
+                let Some(now) = read::get_metadata_opt(&api, &check.name).await? else {
+                    return gone();
+                };
+                let meta = now.metadata;
+                let annotations = meta.annotations.unwrap_or_default();
+                meta.uid.as_deref() == uid
+                    && meta.deletion_timestamp.is_none()
+                    && meta.generation.unwrap_or_default() == check.generation
+                    && annotations.contains_key(PAUSED_ANNOTATION) == check.paused
+            }
+        };
+        Ok((!same).then(|| "has changed".to_owned()))
     }
 
     async fn create(
@@ -120,15 +154,26 @@ impl Effects {
             Ok(patient) => patient,
             Err(why) => return refused(why),
         };
-        let namespace = served.namespaced.then(|| template.namespace.clone());
-        let existing = self.listed(&kind, namespace, batch).await?;
-        if let Some(found) = existing
-            .iter()
-            .find(|one| patient.is_of(one, template))
-            .cloned()
-        {
+        let name = name_of(requester, &patient, template, &object);
+        let existing = self
+            .existing(&served, &patient, creation, &name, batch)
+            .await?;
+        if let Some(found) = existing {
             self.learn(&found).await?;
             return refused(Refusal::AlreadyThere(found.handle().to_string()));
+        }
+        let machine = self.owner_machine(&patient, template).await?;
+        if template.needs_machine() && machine.is_none() {
+            return refused(Refusal::NoMachine(format!(
+                "its Machine does not exist, which {} needs",
+                kind.kind
+            )));
+        }
+        if patient.node.is_none() && needs_node(&kind) {
+            return refused(Refusal::Unsuitable(format!(
+                "it has no node, which {} needs",
+                kind.kind
+            )));
         }
         if let Some(node) = &patient.node {
             if node.is_control_plane()
@@ -144,19 +189,12 @@ impl Effects {
                 return refused(why);
             }
         }
-        let machine = self.owner_machine(&patient, template).await?;
         let machine_kind = ResourceKind::new(MACHINE_API, "Machine");
         let blueprint = Blueprint {
             template,
             object: &object,
             node: &patient.node_name,
-            name: match &patient.machine {
-                Some((machine, _)) => machine.name.clone(),
-                None if supports_multiple_templates(&object) => {
-                    derived_name(&requester.owner.uid, template, &patient.node_name)
-                }
-                None => patient.node_name.clone(),
-            },
+            name,
             control_plane: patient.is_labelled(),
             owner: &requester.owner,
             machine: machine
@@ -215,126 +253,6 @@ impl Effects {
         Ok(Outcome::Created)
     }
 
-    /// The template as it is now.
-    async fn template(
-        &self,
-        template: &TemplateRef,
-        batch: &mut Batch,
-    ) -> Result<Option<DynamicObject>, Failure> {
-        if let Some(known) = batch.templates.get(template) {
-            return Ok(known.clone());
-        }
-        let api = self
-            .api(&template.kind, &template.namespace)
-            .ok_or_else(|| Failure::KindGone(template.kind.to_string()))?;
-        let found = read::get_opt(&api, &template.name).await?;
-        batch.templates.insert(template.clone(), found.clone());
-        Ok(found)
-    }
-
-    /// All remediations of a kind, in a namespace or everywhere, as they are now.
-    async fn listed<'b>(
-        &self,
-        kind: &ResourceKind,
-        namespace: Option<String>,
-        batch: &'b mut Batch,
-    ) -> Result<&'b [Remediation], Failure> {
-        let key = (kind.clone(), namespace.clone());
-        if !batch.listed.contains_key(&key) {
-            let api = self
-                .api(kind, namespace.as_deref().unwrap_or_default())
-                .ok_or_else(|| Failure::KindGone(kind.to_string()))?;
-            let found =
-                read::list_metadata_dated(&api, &ListParams::default(), read::DEADLINE).await?;
-            let list = found
-                .items
-                .iter()
-                .map(|object| objects::remediation(kind, &object.metadata, &Value::Null))
-                .collect();
-            batch.listed.insert(key.clone(), list);
-        }
-        Ok(batch.listed.get(&key).map_or(&[], Vec::as_slice))
-    }
-
-    /// Takes in a remediation that only the direct read showed.
-    async fn learn(&self, found: &Remediation) -> Result<(), Failure> {
-        let handle = found.handle();
-        if self.world.remediation(&handle).is_some() {
-            return Ok(());
-        }
-        let Some(api) = self.api(&handle.kind, &handle.namespace) else {
-            return Ok(());
-        };
-        if let Some(object) = read::get_opt(&api, &handle.name).await? {
-            let whole = objects::remediation(&handle.kind, object.meta(), &object.data);
-            self.world.put_written(whole, self.clock.now());
-        }
-        Ok(())
-    }
-
-    /// S2, over every kind that any health check uses.
-    async fn control_plane_forbids(
-        &self,
-        node: &NodeFacts,
-        batch: &mut Batch,
-    ) -> Result<Option<Refusal>, Failure> {
-        let mut other = None;
-        let mut own = false;
-        for (kind, listing, _) in self.world.remediation_kinds() {
-            match listing {
-                Listing::Missing => continue,
-                Listing::Known => {}
-                Listing::Pending | Listing::Failed(_) => {
-                    return Ok(Some(Refusal::Quorum(format!(
-                        "whether another control plane node is being remediated is not known: \
-                         remediations of kind {kind} cannot be listed"
-                    ))));
-                }
-            }
-            for one in self.listed(&kind, None, batch).await? {
-                let name = one.node().to_owned();
-                if name == node.name {
-                    own = true;
-                } else if one.control_plane_label
-                    || self
-                        .world
-                        .node(&name)
-                        .is_some_and(|other| other.is_control_plane())
-                {
-                    other = Some(name);
-                }
-            }
-        }
-        // One that is being remediated already goes on.
-        if own {
-            return Ok(None);
-        }
-        if let Some(other) = other {
-            return Ok(Some(Refusal::ControlPlaneBusy(other)));
-        }
-        if self.world.is_openshift() {
-            return self.etcd_forbids(&node.name).await;
-        }
-        Ok(None)
-    }
-
-    async fn etcd_forbids(&self, node: &str) -> Result<Option<Refusal>, Failure> {
-        let budgets: Api<PodDisruptionBudget> =
-            Api::namespaced(self.client.clone(), ETCD_NAMESPACE);
-        let budgets = read::list_all(&budgets, &ListParams::default()).await?;
-        let verdict = match etcd::budget(&budgets) {
-            Ok(Budget::Decided(verdict)) => verdict,
-            Ok(Budget::AskPods(selector)) => {
-                let pods: Api<Pod> = Api::namespaced(self.client.clone(), ETCD_NAMESPACE);
-                let params = ListParams::default().labels_from(&selector);
-                let pods = read::list_all(&pods, &params).await?;
-                etcd::guard(node, &selector, &pods)
-            }
-            Err(error) => return Ok(Some(Refusal::Quorum(error.to_string()))),
-        };
-        Ok((!verdict.is_allowed()).then(|| Refusal::Quorum(format!("etcd guard: {verdict:?}"))))
-    }
-
     /// S1. A lease that we hold from an incident that is over counts from now.
     async fn take_lease(
         &self,
@@ -370,23 +288,33 @@ impl Effects {
     }
 }
 
-/// Whether a remediation for the node was among those that were listed.
-fn existing_for(batch: &Batch, node: &str) -> bool {
-    let nodes: BTreeSet<&str> = batch
-        .listed
-        .values()
-        .flatten()
-        .map(Remediation::node)
-        .collect();
-    nodes.contains(node)
+/// Name of a new remediation.
+fn name_of(
+    requester: &Requester,
+    patient: &Patient,
+    template: &TemplateRef,
+    object: &DynamicObject,
+) -> String {
+    match &patient.machine {
+        Some((machine, _)) => machine.name.clone(),
+        None if supports_multiple_templates(object) => {
+            derived_name(&requester.owner.uid, template, &patient.node_name)
+        }
+        None => patient.node_name.clone(),
+    }
 }
 
 fn wait_after(why: &Refusal) -> Duration {
     match why {
-        Refusal::LeaseTaken { .. } | Refusal::Quorum(_) => RETRY,
+        Refusal::LeaseTaken { .. }
+        | Refusal::Quorum(_)
+        | Refusal::NoMachine(_)
+        | Refusal::Unsuitable(_) => RETRY,
         Refusal::NodeChanged(_) | Refusal::TemplateChanged(_) | Refusal::AlreadyThere(_) => SOON,
+        // The change wakes the health check by itself.
+        Refusal::CheckChanged(_) => AT_ONCE,
         // Plans wait for the other node by themselves as soon as they know of it.
-        Refusal::ControlPlaneBusy(_) | Refusal::Failed(_) => AFTER_FAILURE,
+        Refusal::ControlPlaneBusy(_) | Refusal::Failed(_) => AT_ONCE,
     }
 }
 

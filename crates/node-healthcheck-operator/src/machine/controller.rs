@@ -16,7 +16,7 @@ use crate::effects::{Effects, Requester, reference};
 use crate::error::Failure;
 use crate::metrics::MachineSeries;
 use crate::notice::{Notice, Notices, Severity, Topic};
-use crate::plan::{NEXT_STEP_DELAY, Step};
+use crate::plan::{NEXT_STEP_DELAY, Removal, Step};
 use crate::world::World;
 
 /// How often a pass plans again after it has done something.
@@ -114,9 +114,29 @@ impl MachineController {
             if let Err(error) = self.effects.run(&requester, &steps).await {
                 failed.get_or_insert(error);
             }
+            self.count_successes(&seen, &steps);
             tried.extend(steps);
         }
         None
+    }
+
+    /// A remediation that was deleted because its machine has recovered was a success.
+    fn count_successes(&self, seen: &MachinesObserved, steps: &[Step]) {
+        for step in steps {
+            let Step::Delete {
+                remediation,
+                cause: Removal::Recovered,
+                ..
+            } = step
+            else {
+                continue;
+            };
+            let known = self.world.remediation(remediation);
+            if known.is_none_or(|known| known.deleting_since.is_some()) {
+                self.series
+                    .succeeded(&seen.check.namespace, &seen.check.name);
+            }
+        }
     }
 
     fn say(&self, key: &str, about: &ObjectReference, plan: &MachinePlan) {

@@ -45,7 +45,9 @@ pub struct Gate {
 pub struct GateState {
     gates: Option<Arc<FeatureGate>>,
     version: Option<Arc<ClusterVersion>>,
-    /// The watch of machines, while MachineHealthChecks are ours.
+    /// Whether conflicts with MachineHealthChecks depend on their machines.
+    conflicts: bool,
+    /// The watch of machines, while it is needed.
     machines: Option<Shutdown>,
 }
 
@@ -68,7 +70,15 @@ impl Gate {
             .worker("watch feature gates", |stop| gates.run(stop));
     }
 
-    /// The cluster is going to another version, for which other gates are listed.
+    /// From now on machines are watched also for conflicts.
+    pub fn watch_conflicts(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.conflicts = true;
+        self.decide(&mut state);
+    }
+
+    /// The cluster is going to another version, for which other gates are listed. Without gates that
+    /// is only remembered.
     pub fn version_changed(&self, version: Option<Arc<ClusterVersion>>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.version = version;
@@ -77,11 +87,9 @@ impl Gate {
 
     fn decide(&self, state: &mut GateState) {
         let ours = are_ours(state.gates.as_deref(), state.version.as_deref()).unwrap_or(false);
-        match (ours, &state.machines) {
+        let needed = ours || state.conflicts;
+        match (needed, &state.machines) {
             (true, None) => {
-                if let Err(error) = self.series.register() {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "no metrics");
-                }
                 state.machines = Some(self.watch_machines());
             }
             (false, Some(stop)) => {
@@ -89,6 +97,9 @@ impl Gate {
                 state.machines = None;
             }
             (true, Some(_)) | (false, None) => {}
+        }
+        if ours && let Err(error) = self.series.register() {
+            tracing::warn!(error = &error as &dyn std::error::Error, "no metrics");
         }
         self.queues.wake(self.world.set_machines_ours(ours));
         self.follower.adjust();

@@ -11,7 +11,7 @@ use medik8s_core::int_or_percent::allowed_unhealthy;
 use medik8s_core::node::Exclusion;
 use medik8s_core::time::{after, whole_second};
 
-use super::{MachineCheck, MachineFacts, Need, TargetNode, judge};
+use super::{MachineCheck, MachineFacts, Need, TargetNode, judge, needs_node};
 use crate::check::{DEFAULT_REMEDIATION_DURATION, Rung, TemplateRef, TemplateState};
 use crate::facts::{ControlPlane, HeldLease, Refusal, Refused};
 use crate::notice::{Notice, Notices, Severity, Topic};
@@ -397,9 +397,16 @@ impl<'a> Draft<'a> {
         if let Some(why) = &seen.unknown {
             return Some(Refusal::TemplateChanged(why.clone()));
         }
+        let kind = self.template.remediation_kind();
+        if !matches!(target.node, TargetNode::Exists(_)) && needs_node(&kind) {
+            return Some(Refusal::Unsuitable(format!(
+                "it has no node, which {} needs",
+                kind.kind
+            )));
+        }
         if let TargetNode::Exists(node) = &target.node {
             if node.exclusion() == Exclusion::Excluded {
-                return Some(Refusal::NodeChanged(format!(
+                return Some(Refusal::Unsuitable(format!(
                     "node {} is excluded",
                     node.name
                 )));

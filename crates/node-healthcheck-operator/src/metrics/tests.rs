@@ -103,3 +103,30 @@ fn the_series_of_a_node_that_is_gone_goes_too() {
     series.check_gone("nhc");
     assert!(!metrics.text().unwrap().contains("nodehealthcheck=\"nhc\""));
 }
+
+/// The original registers these series each time the feature gate goes on, and panics the second time.
+#[test]
+fn defect_07_series_of_machine_health_checks_are_registered_once() {
+    let metrics = Metrics::new().unwrap();
+    let series = MachineSeries::new(metrics.registry()).unwrap();
+    series.register().unwrap();
+    series.register().unwrap();
+    series.show("machines", "mhc", 3, true);
+    series.succeeded("machines", "mhc");
+    let own = |metrics: &Metrics| -> Vec<String> {
+        let text = metrics.text().unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("mapi_"));
+        lines.map(ToOwned::to_owned).collect()
+    };
+    let labels = "{name=\"mhc\",namespace=\"machines\"}";
+    assert_eq!(
+        own(&metrics),
+        [
+            format!("mapi_machinehealthcheck_nodes_covered{labels} 3"),
+            format!("mapi_machinehealthcheck_remediation_success_total{labels} 1"),
+            format!("mapi_machinehealthcheck_short_circuit{labels} 1"),
+        ]
+    );
+    series.gone("machines", "mhc");
+    assert_eq!(own(&metrics), Vec::<String>::new());
+}

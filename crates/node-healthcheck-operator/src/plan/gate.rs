@@ -1,5 +1,7 @@
 //! What keeps a whole health check from remediating.
 
+use std::collections::BTreeSet;
+
 use medik8s_api::names::nhc;
 use medik8s_api::names::openshift::MACHINE_API_NAMESPACE;
 
@@ -52,7 +54,7 @@ impl Gate {
                 format!("control plane topology {topology} is not supported"),
             );
         }
-        let mut unknown = None;
+        let mut unknown = seen.cluster.unknown.values().next().cloned();
         for template in seen.check.templates() {
             if template.kind.kind == METAL3_TEMPLATE_KIND
                 && template.namespace != MACHINE_API_NAMESPACE
@@ -111,5 +113,25 @@ fn upgrading(seen: &Observed, judged: &[(&NodeFacts, Class)]) -> Option<String> 
             node.name
         ));
     }
-    seen.cluster.upgrading.clone()
+    seen.cluster
+        .upgrading
+        .clone()
+        .or_else(|| different_kubelets(seen))
+}
+
+/// Off OpenShift nothing says that the cluster is being upgraded; kubelets of different versions do,
+/// if the administrator wants them to count.
+fn different_kubelets(seen: &Observed) -> Option<String> {
+    if !seen.cluster.watch_kubelet_versions {
+        return None;
+    }
+    let versions: BTreeSet<&str> = seen
+        .nodes
+        .iter()
+        .filter_map(|node| node.kubelet_version.as_deref())
+        .collect();
+    (versions.len() > 1).then(|| {
+        let versions: Vec<&str> = versions.into_iter().collect();
+        format!("its kubelets have the versions {}", versions.join(", "))
+    })
 }

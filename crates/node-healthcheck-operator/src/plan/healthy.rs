@@ -39,6 +39,11 @@ impl<'a> Draft<'a> {
             .or_else(|| Some(stored_time(self.now)));
         entry.healthy_delayed = delayed.then_some(true);
         self.entries.insert(node.name.clone(), entry);
+        // Its remediators still work on it. Not while only a person can end that: he may want to put
+        // the node into maintenance meanwhile.
+        if !delayed || !self.seen.check.healthy_delay.is_negative() {
+            self.keep_lease(node, &own);
+        }
         false
     }
 

@@ -16,7 +16,7 @@ impl<'a> Draft<'a> {
         if own.is_empty() {
             return;
         }
-        if let Some(rung) = self.current_rung(&node.name) {
+        if let Some(rung) = self.current_rung(node) {
             self.renew_lease(node, rung);
         }
     }

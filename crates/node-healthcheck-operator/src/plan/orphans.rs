@@ -27,7 +27,8 @@ impl<'a> Draft<'a> {
             } else {
                 Removal::NodeGone
             };
-            self.release_lease(node);
+            // Its lease is kept until the object is gone: while a remediator still cleans up, the
+            // node may be power-cycled.
             self.step(Step::Delete {
                 remediation: remediation.handle(),
                 node: node.to_owned(),

@@ -204,7 +204,10 @@ impl Draft<'_> {
 
     /// What `status.reason` says beyond the phase: what is seen, what is waited for, until when.
     fn details(&self, gate: &Gate) -> String {
-        let mut parts = Vec::new();
+        let polled = self.seen.polled_kinds.iter();
+        let mut parts: Vec<String> = polled
+            .map(|(kind, what)| format!("{kind}: {what}"))
+            .collect();
         let is_held = |standing: &Standing| matches!(standing, Standing::Held { why: None, .. });
         if let Some(why) = &self.held_back {
             let held: Vec<&str> = self

@@ -204,6 +204,7 @@ fn refusals_wait_for_their_moment_and_are_told() {
             template,
             why,
             retry_at: at(60),
+            failures: 0,
         },
     );
     let plan = world.pass();

@@ -7,7 +7,7 @@ use medik8s_core::time::after;
 
 use super::{
     Creation, Draft, Gate, LEASE_BUFFER, NEXT_STEP_DELAY, OLD_REMEDIATION, RETRY, Standing, Step,
-    entries, leases, named, stored_time,
+    entries, ladder, leases, named, stored_time,
 };
 use crate::check::Rung;
 use crate::facts::Refusal;
@@ -173,7 +173,8 @@ impl<'a> Draft<'a> {
             self.waits_for_control_plane = true;
             return held(condition, own, Some(why.to_string()));
         }
-        let Some(rung) = self.current_rung(&node.name) else {
+        self.tell_passed_over(node);
+        let Some(rung) = self.current_rung(node) else {
             self.notice(
                 nhc::EVENT_NO_TEMPLATE_LEFT,
                 &node.name,
@@ -324,6 +325,12 @@ impl<'a> Draft<'a> {
         own: &[&Remediation],
         control_plane_planned: &mut Option<String>,
     ) -> Standing {
+        // Of an escalating ladder such a step is passed over.
+        if let Some(why) = ladder::no_machine(node, &rung.template) {
+            let why = Refusal::NoMachine(why);
+            self.refuse(node, &why, after(self.now, RETRY));
+            return held(condition, own, Some(why.to_string()));
+        }
         if let Some(refused) = self.seen.refusals.get(&node.name)
             && refused.template == rung.template
             && self.now < refused.retry_at

@@ -26,7 +26,7 @@ pub enum Listing {
 }
 
 /// Namespace and name; the namespace is empty for cluster-scoped kinds.
-pub(super) type Key = (String, String);
+pub type Key = (String, String);
 
 /// The objects of a kind.
 #[derive(Debug, Clone)]
@@ -35,6 +35,8 @@ pub struct KindState<T> {
     pub listing: Listing,
     /// How the cluster serves the kind.
     pub served: Option<ServedKind>,
+    /// What is done instead of watching, if that is not permitted.
+    pub polled: Option<String>,
     /// What is known.
     pub(super) objects: BTreeMap<Key, T>,
     /// Objects that we wrote and that no watch has confirmed yet, with the time of the write.
@@ -46,6 +48,7 @@ impl<T> Default for KindState<T> {
         Self {
             listing: Listing::default(),
             served: None,
+            polled: None,
             objects: BTreeMap::new(),
             unconfirmed: BTreeMap::new(),
         }
@@ -82,6 +85,128 @@ impl World {
             return Wakes::new();
         }
         users(&state, |template| template.remediation_kind() == *kind)
+    }
+
+    /// Notes what is done instead of watching a kind of templates.
+    pub fn set_template_polled(&self, kind: &ResourceKind, polled: Option<String>) -> Wakes {
+        let mut state = self.lock();
+        let entry = state.templates.entry(kind.clone()).or_default();
+        if std::mem::replace(&mut entry.polled, polled.clone()) == polled {
+            return Wakes::new();
+        }
+        users(&state, |template| template.kind == *kind)
+    }
+
+    /// Notes what is done instead of watching a kind of remediations.
+    pub fn set_remediation_polled(&self, kind: &ResourceKind, polled: Option<String>) -> Wakes {
+        let mut state = self.lock();
+        let entry = state.remediations.entry(kind.clone()).or_default();
+        if std::mem::replace(&mut entry.polled, polled.clone()) == polled {
+            return Wakes::new();
+        }
+        users(&state, |template| template.remediation_kind() == *kind)
+    }
+
+    /// Forgets the templates of a kind that a look at all of them did not show.
+    pub fn retain_templates(&self, kind: &ResourceKind, seen: &BTreeSet<Key>) -> Wakes {
+        let gone: Vec<Key> = {
+            let state = self.lock();
+            let known = state.templates.get(kind);
+            let keys = known.into_iter().flat_map(|entry| entry.objects.keys());
+            keys.filter(|key| !seen.contains(*key)).cloned().collect()
+        };
+        gone.into_iter()
+            .flat_map(|(namespace, name)| self.put_template(kind, &namespace, &name, None))
+            .collect()
+    }
+
+    /// The remediations of a kind that we wrote and that no watch has confirmed yet.
+    pub fn unconfirmed(&self, kind: &ResourceKind) -> BTreeSet<Key> {
+        let state = self.lock();
+        let entry = state.remediations.get(kind);
+        let keys = entry.into_iter().flat_map(|entry| entry.unconfirmed.keys());
+        keys.cloned().collect()
+    }
+
+    /// Forgets the remediations of a kind that a look at all of them did not show. What was written
+    /// since that look began (`before` has what was not confirmed then) may be newer.
+    pub fn retain_remediations(
+        &self,
+        kind: &ResourceKind,
+        seen: &BTreeSet<Key>,
+        before: &BTreeSet<Key>,
+    ) -> Wakes {
+        let gone: Vec<Handle> = {
+            let state = self.lock();
+            let Some(entry) = state.remediations.get(kind) else {
+                return Wakes::new();
+            };
+            let written_since =
+                |key: &Key| entry.unconfirmed.contains_key(key) && !before.contains(key);
+            let gone = entry
+                .objects
+                .iter()
+                .filter(|(key, _)| !seen.contains(*key) && !written_since(key));
+            gone.map(|(_, known)| known.handle()).collect()
+        };
+        gone.iter()
+            .flat_map(|handle| self.remove_remediation(handle))
+            .collect()
+    }
+
+    /// The templates of a kind that are in use.
+    pub fn templates_in_use(&self, kind: &ResourceKind) -> BTreeSet<Key> {
+        let state = self.lock();
+        let of_nodes = state
+            .checks
+            .values()
+            .filter_map(|known| known.parsed.as_ref().ok());
+        let of_nodes = of_nodes.flat_map(|check| check.templates().cloned().collect::<Vec<_>>());
+        let of_machines = state.machines.active();
+        let of_machines =
+            of_machines.filter_map(|(_, known)| known.parsed.as_ref().ok()?.template.clone());
+        of_nodes
+            .chain(of_machines)
+            .filter(|template| template.kind == *kind)
+            .map(|template| (template.namespace, template.name))
+            .collect()
+    }
+
+    /// Namespaces and names of the templates in use from which remediations of a kind are made.
+    pub fn templates_of(&self, remediation: &ResourceKind) -> BTreeSet<Key> {
+        let template = format!("{}Template", remediation.kind);
+        self.templates_in_use(&ResourceKind::new(&remediation.api_version, template))
+    }
+
+    /// The remediations of a kind that there may be, by the names that they must have: those that
+    /// are known, those that a status names, and one for each unhealthy node. `None` if their names
+    /// say nothing, since several of them are allowed for a node.
+    pub fn remediations_in_question(&self, kind: &ResourceKind) -> Option<BTreeSet<Key>> {
+        let state = self.lock();
+        let mut keys: BTreeSet<Key> = state
+            .remediations
+            .get(kind)
+            .map(|entry| entry.objects.keys().cloned().collect())
+            .unwrap_or_default();
+        for known in state.checks.values() {
+            let Ok(check) = &known.parsed else { continue };
+            for template in check
+                .templates()
+                .filter(|one| one.remediation_kind() == *kind)
+            {
+                let key = (template.namespace.clone(), template.name.clone());
+                let facts = state.templates.get(&template.kind);
+                if facts.and_then(|entry| entry.objects.get(&key))?.multiple {
+                    return None;
+                }
+                let status = known.object.status.as_ref();
+                let nodes = status
+                    .iter()
+                    .flat_map(|s| s.unhealthy_nodes.iter().flatten());
+                keys.extend(nodes.map(|node| (template.namespace.clone(), node.name.clone())));
+            }
+        }
+        Some(keys)
     }
 
     /// Forgets kinds that nobody needs any more.

@@ -10,7 +10,7 @@ use super::{State, Wakes, World};
 use crate::check::Problem;
 use crate::machine::plan::{MachinesObserved, Target};
 use crate::machine::{MachineCheck, MachineFacts, TargetNode};
-use crate::node::MachineRef;
+use crate::node::{MachineRef, NodeFacts};
 
 /// A MachineHealthCheck as stored and as parsed.
 #[derive(Debug, Clone)]
@@ -51,6 +51,20 @@ impl Machines {
             .collect()
     }
 
+    /// Whether a MachineHealthCheck looks after one of these nodes, or may do so for all that is
+    /// known.
+    pub(super) fn overlap(&self, nodes: &[Arc<NodeFacts>]) -> bool {
+        let mut checks = self.checks.values();
+        !self.known
+            || checks.any(|known| {
+                let Ok(check) = &known.parsed else {
+                    return true;
+                };
+                let mut selected = self.all.values().filter(|machine| check.selects(machine));
+                selected.any(|machine| nodes.iter().any(|n| machine.node.as_ref() == Some(&n.name)))
+            })
+    }
+
     /// Whom a change of a node concerns.
     pub(super) fn with_node(&self, node: &str) -> Wakes {
         if !self.ours {
@@ -85,7 +99,8 @@ impl World {
     pub fn machines_are_known(&self) -> Wakes {
         let mut state = self.lock();
         state.machines.known = true;
-        state.machines.checks.keys().cloned().collect()
+        let wakes = state.machines.checks.keys().cloned().collect();
+        state.with_conflicts(wakes)
     }
 
     /// Takes in a MachineHealthCheck.
@@ -113,7 +128,11 @@ impl World {
             .machines
             .checks
             .insert(key.clone(), KnownMachines { object, parsed });
-        if same { Wakes::new() } else { [key].into() }
+        if same {
+            Wakes::new()
+        } else {
+            state.with_conflicts([key].into())
+        }
     }
 
     /// A MachineHealthCheck is gone.
@@ -142,10 +161,9 @@ impl World {
         if old == new {
             return Wakes::new();
         }
-        old.iter()
-            .chain(&new)
-            .flat_map(|machine| state.machines.selecting(machine))
-            .collect()
+        let wakes = old.iter().chain(&new);
+        let wakes = wakes.flat_map(|machine| state.machines.selecting(machine));
+        state.with_conflicts(wakes.collect())
     }
 
     /// The picture for one MachineHealthCheck; `None` while machines, nodes or their rules are not
@@ -164,6 +182,14 @@ impl World {
 }
 
 impl State {
+    /// Where conflicts depend on machines, every node health check looks at them again.
+    fn with_conflicts(&self, mut wakes: Wakes) -> Wakes {
+        if self.cluster.conflict_by_nodes {
+            wakes.extend(self.checks.keys().cloned());
+        }
+        wakes
+    }
+
     fn machines_picture(
         &self,
         check: Arc<MachineCheck>,

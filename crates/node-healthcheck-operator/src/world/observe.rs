@@ -1,6 +1,6 @@
 //! One consistent picture for a pass.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use medik8s_api::remediation::NodeHealthCheckStatus;
 
 use super::{Listing, State, World, owner_of};
 use crate::check::{Check, Problem, ResourceKind, TemplateRef, TemplateState};
-use crate::facts::{ControlPlane, Observed};
+use crate::facts::{Cluster, ControlPlane, MachineHealthChecks, Observed};
+use crate::node::NodeFacts;
 use crate::remediation::Remediation;
 
 /// How long an object that we created is believed in before a watch confirms it.
@@ -151,7 +152,8 @@ impl State {
             },
             leases,
             refusals,
-            cluster: self.cluster.clone(),
+            polled_kinds: self.polled(&check),
+            cluster: self.cluster_for(&nodes),
             templates: check
                 .templates()
                 .map(|template| (template.clone(), self.template_state(template)))
@@ -167,6 +169,38 @@ impl State {
             remediations,
             check,
         }
+    }
+
+    /// The facts of the cluster, as far as they concern a health check of these nodes.
+    fn cluster_for(&self, nodes: &[Arc<NodeFacts>]) -> Cluster {
+        let mut cluster = self.cluster.clone();
+        if cluster.conflict_by_nodes
+            && cluster.machine_health_checks == MachineHealthChecks::Custom
+            && !self.machines.overlap(nodes)
+        {
+            cluster.machine_health_checks = MachineHealthChecks::None;
+        }
+        cluster
+    }
+
+    /// What is done instead of watching the kinds of a health check.
+    fn polled(&self, check: &Check) -> BTreeMap<ResourceKind, String> {
+        let mut polled = BTreeMap::new();
+        for template in check.templates() {
+            let kind = &template.kind;
+            let what = self
+                .templates
+                .get(kind)
+                .and_then(|entry| entry.polled.clone());
+            polled.extend(what.map(|what| (kind.clone(), what)));
+            let kind = template.remediation_kind();
+            let what = self
+                .remediations
+                .get(&kind)
+                .and_then(|entry| entry.polled.clone());
+            polled.extend(what.map(|what| (kind, what)));
+        }
+        polled
     }
 
     fn all_remediations(&self) -> impl Iterator<Item = &Arc<Remediation>> {

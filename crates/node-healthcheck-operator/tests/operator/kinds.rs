@@ -107,7 +107,7 @@ async fn a_kind_that_may_not_be_listed_blocks_nobody_else() {
     let no = || Failure::Refuse(Reply::failure(403, "Forbidden", "bars is forbidden"));
     lab.api.inject(
         Fault::on(
-            |request| request.path.ends_with("/bars") && request.method == "GET",
+            |request| request.path.contains("/bars") && request.method == "GET",
             no(),
         )
         .times(40),
@@ -193,4 +193,96 @@ async fn a_kind_that_nobody_uses_any_more_is_not_watched() {
         .map(|one| one.path.clone())
         .collect();
     assert!(again.is_empty(), "{again:?}");
+}
+
+/// Older platforms let their own remediators' objects be read and written, but not listed.
+#[tokio::test(start_paused = true)]
+async fn kinds_that_may_only_be_read_one_by_one_are_polled() {
+    let lab = Lab::new(4);
+    lab.put_check("nhc", two_steps());
+    let no = || Failure::Refuse(Reply::failure(403, "Forbidden", "list is forbidden"));
+    let lists = |request: &medik8s_testing::wire::Recorded| {
+        let listed = ["/foos", "/footemplates"];
+        request.method == "GET" && listed.iter().any(|plural| request.path.ends_with(plural))
+    };
+    lab.api.inject(Fault::on(lists, no()).times(10_000));
+    let patches = |request: &medik8s_testing::wire::Recorded| {
+        request.method == "PATCH" && request.path.contains("/foos/")
+    };
+    lab.api.inject(Fault::on(patches, no()).times(10_000));
+    let _operator = lab.start();
+    lab.until("enabled", 20, |lab| lab.phase("nhc") == "Enabled")
+        .await;
+    assert!(
+        lab.reason("nhc").contains("may not be listed"),
+        "{}",
+        lab.reason("nhc")
+    );
+    lab.break_node("w1");
+    lab.until("created", 10, |lab| lab.names("Foo") == ["w1"])
+        .await;
+    // Its failure is noticed by the next look, the annotation is written without `patch`.
+    lab.edit("Foo", "w1", |one| {
+        one["status"] = json!({"conditions": [{"type": "Succeeded", "status": "False"}]});
+    });
+    lab.until("escalated", 35, |lab| lab.names("Bar") == ["w1"])
+        .await;
+    let first = lab.remediation("Foo", "w1").unwrap();
+    assert!(first["metadata"]["annotations"][TIMED_OUT].is_string());
+    assert_eq!(
+        first["spec"],
+        json!({"strategy": "foo"}),
+        "and nothing is lost"
+    );
+    lab.heal_node("w1");
+    lab.until("let go", 65, |lab| {
+        lab.remediations().is_empty() && lab.status("nhc").healthy_nodes == Some(4)
+    })
+    .await;
+    // A template that is deleted is missed by the next look.
+    lab.api
+        .remove_value(API, "FooTemplate", Some(NAMESPACE), "foo");
+    lab.until("disabled", 20, |lab| lab.phase("nhc") == "Disabled")
+        .await;
+    assert_eq!(
+        lab.told("PollingInsteadOfWatching"),
+        2,
+        "{:?}",
+        lab.events()
+    );
+}
+
+/// Lists are permitted, watches are not: what others do is noticed by the next list.
+#[tokio::test(start_paused = true)]
+async fn kinds_that_may_not_be_watched_are_listed_again_and_again() {
+    let lab = Lab::new(4);
+    lab.put_check("nhc", single());
+    let no = Failure::Refuse(Reply::failure(403, "Forbidden", "watch is forbidden"));
+    let watches = |request: &medik8s_testing::wire::Recorded| {
+        request.is_watch() && request.path.ends_with("/foos")
+    };
+    lab.api.inject(Fault::on(watches, no).times(3));
+    let _operator = lab.start();
+    lab.break_node("w1");
+    lab.until("created", 20, |lab| lab.names("Foo") == ["w1"])
+        .await;
+    assert!(lab.reason("nhc").contains("may not be watched"));
+    lab.edit("Foo", "w1", |one| {
+        one["metadata"]["finalizers"] = json!(["remediator/x"]);
+    });
+    lab.heal_node("w1");
+    lab.until("deleting", 5, |lab| {
+        lab.remediation("Foo", "w1").unwrap()["metadata"]["deletionTimestamp"].is_string()
+    })
+    .await;
+    lab.api.remove::<Foo>(Some(NAMESPACE), "w1");
+    lab.until("its end is noticed", 35, |lab| {
+        lab.status("nhc").healthy_nodes == Some(4)
+    })
+    .await;
+    // Permitted at last: nothing more is said about it.
+    lab.until("watched", 120, |lab| {
+        lab.reason("nhc") == "NHC is enabled, no ongoing remediation"
+    })
+    .await;
 }

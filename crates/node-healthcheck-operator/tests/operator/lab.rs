@@ -140,6 +140,12 @@ impl Lab {
 
     /// Starts the operator as a new process, with nothing remembered.
     pub(crate) fn start(&self) -> Operator {
+        self.start_with(false)
+    }
+
+    /// Starts it; MachineHealthChecks conflict with all health checks, or only with those over
+    /// nodes of theirs.
+    pub(crate) fn start_with(&self, conflict_by_nodes: bool) -> Operator {
         let metrics = Metrics::new().unwrap();
         let mut process = Process::new(Shutdown::manual());
         let client = self.api.client_as("nhc");
@@ -172,6 +178,8 @@ impl Lab {
             cluster: ClusterWatch::new(client, capability),
             lease_namespace: "medik8s-leases".to_owned(),
             guard_control_plane_quorum: false,
+            watch_kubelet_versions: false,
+            conflict_by_nodes,
         })
         .unwrap();
         process.worker("health checks", |stop| lead.run(stop));

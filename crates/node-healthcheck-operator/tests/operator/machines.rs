@@ -21,14 +21,6 @@ fn openshift(nodes: usize) -> Lab {
     lab.api.add_namespace("openshift-etcd");
     lab.api.add_kind::<Machine>();
     lab.api.add_kind::<MachineHealthCheck>();
-    // This version is what tells that there is a Machine API.
-    let plural = "controlplanemachinesets";
-    lab.api.add_dynamic_kind(
-        "machine.openshift.io/v1",
-        "ControlPlaneMachineSet",
-        plural,
-        true,
-    );
     lab.api.put(&read::<Infrastructure>(json!({
         "metadata": {"name": "cluster"}, "status": {"controlPlaneTopology": "HighlyAvailable"},
     })));
@@ -270,7 +262,7 @@ fn names(lab: &Lab) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn machine_health_checks_are_worked_on_when_the_gate_says_so() {
+async fn defect_07_a_gate_that_goes_on_off_and_on_is_followed() {
     let lab = openshift(3);
     for number in 1..=3 {
         put_machine(
@@ -328,14 +320,230 @@ async fn machine_health_checks_are_worked_on_when_the_gate_says_so() {
         names(lab).is_empty() && lab.leases().is_empty()
     })
     .await;
+    let text = operator.metrics.text().unwrap();
+    assert!(text.contains("mapi_machinehealthcheck_remediation_success_total{name=\"mhc\",namespace=\"openshift-machine-api\"} 1"));
     // A machine that failed before it had a node.
     put_machine(&lab, "m4", None, "Failed");
     lab.until("created without a node", 5, |lab| names(lab) == ["m4"])
         .await;
     let found = lab.api.get::<Foo>(Some(MACHINES), "m4").unwrap().metadata;
-    assert_eq!(found.annotations.unwrap()[NODE_NAME], "");
+    assert!(
+        !found.annotations.unwrap().contains_key(NODE_NAME),
+        "nobody can take an absent name for a node"
+    );
     assert!(lab.leases().is_empty(), "no node, no lease");
     lab.api.remove::<Machine>(Some(MACHINES), "m4");
     lab.until("gone with its machine", 5, |lab| names(lab).is_empty())
         .await;
+}
+
+/// The original ends when nothing is said about feature gates within a minute.
+#[tokio::test(start_paused = true)]
+async fn defect_10_missing_feature_gates_end_nothing() {
+    let lab = openshift(3);
+    lab.api.remove::<FeatureGate>(None, "cluster");
+    lab.api.remove::<ClusterVersion>(None, "version");
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.seconds(120).await;
+    lab.break_node("w1");
+    lab.until("created", 10, |lab| lab.names("Foo") == ["w1"])
+        .await;
+}
+
+/// What must be known first and cannot be read is said, instead of doing nothing in silence.
+#[tokio::test(start_paused = true)]
+async fn a_topology_that_cannot_be_read_is_said() {
+    let lab = openshift(3);
+    lab.api.remove::<Infrastructure>(None, "cluster");
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.break_node("w1");
+    lab.until("said", 20, |lab| {
+        lab.reason("nhc")
+            .contains("control plane topology cannot be read")
+    })
+    .await;
+    assert!(lab.remediations().is_empty());
+    lab.api.put(&read::<Infrastructure>(json!({
+        "metadata": {"name": "cluster"}, "status": {"controlPlaneTopology": "SingleReplica"},
+    })));
+    lab.until("at work", 60, |lab| lab.names("Foo") == ["w1"])
+        .await;
+}
+
+/// Machines without MachineHealthChecks: nobody else looks after nodes.
+#[tokio::test(start_paused = true)]
+async fn machines_without_health_checks_block_nothing() {
+    let lab = Lab::new(3);
+    lab.api.add_namespace(MACHINES);
+    lab.api.add_kind::<Machine>();
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.break_node("w1");
+    lab.until("created", 10, |lab| lab.names("Foo") == ["w1"])
+        .await;
+    // They come later.
+    lab.api.add_kind::<MachineHealthCheck>();
+    machine_check(
+        &lab,
+        json!([{"type": "Ready", "status": "False", "timeout": "5m"}]),
+    );
+    lab.until("disabled", 70, |lab| lab.phase("nhc") == "Disabled")
+        .await;
+}
+
+const METAL3: &str = "infrastructure.cluster.x-k8s.io/v1beta1";
+
+fn metal3(lab: &Lab, name: &str) -> Option<Value> {
+    lab.api
+        .get_value(METAL3, "Metal3Remediation", Some(MACHINES), name)
+}
+
+/// Metal3 can do nothing without the Machine: the next step gets its turn.
+#[tokio::test(start_paused = true)]
+async fn metal3_gets_only_nodes_with_a_machine() {
+    let lab = openshift(4);
+    let kinds = [
+        ("Metal3RemediationTemplate", "metal3remediationtemplates"),
+        ("Metal3Remediation", "metal3remediations"),
+    ];
+    for (kind, plural) in kinds {
+        lab.api.add_dynamic_kind(METAL3, kind, plural, true);
+    }
+    lab.api.put_value(json!({
+        "apiVersion": METAL3, "kind": "Metal3RemediationTemplate",
+        "metadata": {"name": "metal3-remediation", "namespace": MACHINES},
+        "spec": {"template": {"spec": {"strategy": {"type": "Reboot", "retryLimit": 1}}}},
+    }));
+    let template = json!({"apiVersion": METAL3, "kind": "Metal3RemediationTemplate",
+        "namespace": MACHINES, "name": "metal3-remediation"});
+    let mut spec = with(two_steps(), "minHealthy", json!(0));
+    spec["escalatingRemediations"][1]["remediationTemplate"] = template.clone();
+    lab.put_check("nhc", spec);
+    put_machine(&lab, "m1", Some("w1"), "Running");
+    for (node, machine) in [("w1", "m1"), ("w2", "missing")] {
+        lab.api
+            .update::<k8s_openapi::api::core::v1::Node>(None, node, |node| {
+                let annotations = node.metadata.annotations.get_or_insert_default();
+                let reference = format!("{MACHINES}/{machine}");
+                annotations.insert("machine.openshift.io/machine".to_owned(), reference);
+            });
+    }
+    let _operator = lab.start();
+    for node in ["w1", "w2", "w3"] {
+        lab.break_node(node);
+    }
+    lab.until("the others got the second step", 10, |lab| {
+        lab.names("Bar") == ["w2", "w3"]
+    })
+    .await;
+    let found = metal3(&lab, "w1").unwrap();
+    let owners = found["metadata"]["ownerReferences"].as_array().unwrap();
+    let kinds: Vec<&str> = owners
+        .iter()
+        .map(|one| one["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["NodeHealthCheck", "Machine"]);
+    assert!(metal3(&lab, "w2").is_none() && metal3(&lab, "w3").is_none());
+    lab.until("told for each", 5, |lab| {
+        lab.told("RemediationSkipped") == 2
+    })
+    .await;
+    // The ladder never goes back, also when the Machine appears.
+    put_machine(&lab, "missing", Some("w2"), "Running");
+    lab.seconds(900).await;
+    assert!(metal3(&lab, "w2").is_none());
+
+    // With a single template nothing is created, and that is said.
+    lab.put_check("single", {
+        let selector = json!({"matchLabels": {"kubernetes.io/hostname": "w4"}});
+        let spec = with(with(single(), "minHealthy", json!(0)), "selector", selector);
+        with(spec, "remediationTemplate", template)
+    });
+    lab.break_node("w4");
+    lab.until("said", 10, |lab| {
+        lab.reason("single")
+            .contains("it has no Machine, which Metal3Remediation needs")
+    })
+    .await;
+    assert!(metal3(&lab, "w4").is_none());
+}
+
+/// Metal3 deletes the Node in the middle of its work and keeps its object by a finalizer: the node
+/// that returns is nobody else's, and not healthy, before the object is gone.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_returns_belongs_to_its_remediation_until_that_is_gone() {
+    let lab = Lab::new(3);
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.break_node("w1");
+    lab.until("created", 10, |lab| lab.names("Foo") == ["w1"])
+        .await;
+    lab.edit("Foo", "w1", |one| {
+        one["metadata"]["finalizers"] = json!(["remediator/x"]);
+    });
+    lab.seconds(1).await;
+    lab.api
+        .delete::<k8s_openapi::api::core::v1::Node>(None, "w1");
+    lab.until("deleting", 5, |lab| {
+        lab.remediation("Foo", "w1").unwrap()["metadata"]["deletionTimestamp"].is_string()
+    })
+    .await;
+    assert_eq!(
+        lab.leases().len(),
+        1,
+        "the lease is kept as long as the object"
+    );
+    // As garbage collection does, since the lease belongs to the node that is gone.
+    lab.api
+        .remove::<k8s_openapi::api::coordination::v1::Lease>(Some("medik8s-leases"), "node-w1");
+    let again = node("w1").worker().ready(lab.ago(3600));
+    lab.api
+        .put(&medik8s_testing::build::MetaExt::with_uid(again, "another"));
+    lab.until("asked for again", 5, |lab| {
+        lab.leases() == [("node-w1".to_owned(), "NodeHealthCheck-nhc".to_owned())]
+    })
+    .await;
+    lab.seconds(30).await;
+    assert_eq!(lab.status("nhc").healthy_nodes, Some(2));
+    assert_eq!(lab.names("Foo"), ["w1"]);
+    lab.api.remove::<Foo>(Some(NAMESPACE), "w1");
+    lab.until("healthy", 5, |lab| {
+        lab.status("nhc").healthy_nodes == Some(3) && lab.leases().is_empty()
+    })
+    .await;
+}
+
+/// If the administrator wants it so, only health checks over the same nodes are in conflict.
+#[tokio::test(start_paused = true)]
+async fn machine_health_checks_of_other_nodes_can_be_allowed() {
+    let lab = openshift(4);
+    let over = |name: &str| {
+        let selector = json!({"matchLabels": {"kubernetes.io/hostname": name}});
+        with(with(single(), "minHealthy", json!(0)), "selector", selector)
+    };
+    lab.put_check("same", over("w1"));
+    lab.put_check("other", over("w2"));
+    put_machine(&lab, "m1", Some("w1"), "Running");
+    machine_check(
+        &lab,
+        json!([{"type": "Ready", "status": "False", "timeout": "5m"}]),
+    );
+    let _operator = lab.start_with(true);
+    lab.until("only one is disabled", 10, |lab| {
+        lab.phase("same") == "Disabled" && lab.phase("other") == "Enabled"
+    })
+    .await;
+    // A machine whose node the other selects.
+    put_machine(&lab, "m2", Some("w2"), "Running");
+    lab.until("both are disabled", 10, |lab| {
+        lab.phase("other") == "Disabled"
+    })
+    .await;
+    lab.api.remove::<Machine>(Some(MACHINES), "m1");
+    lab.until("the first is enabled", 10, |lab| {
+        lab.phase("same") == "Enabled"
+    })
+    .await;
 }

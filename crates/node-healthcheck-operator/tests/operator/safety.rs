@@ -211,3 +211,31 @@ async fn a_create_that_is_refused_is_told_and_repeated() {
         .await;
     assert!(lab.told("RemediationSkipped") <= 2, "{:?}", lab.events());
 }
+
+/// S3: the cache does not know yet that the health check was paused or changed.
+#[tokio::test(start_paused = true)]
+async fn a_health_check_that_was_paused_meanwhile_creates_nothing() {
+    let lab = Lab::new(3);
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.until("enabled", 5, |lab| lab.phase("nhc") == "Enabled")
+        .await;
+    lab.api.inject(
+        Fault::on(
+            |request| request.is_watch() && request.path.contains("nodehealthchecks"),
+            Failure::Hang,
+        )
+        .times(1000),
+    );
+    lab.api.drop_watches();
+    lab.seconds(1).await;
+    lab.api
+        .update::<medik8s_api::NodeHealthCheck>(None, "nhc", |check| {
+            check.spec.pause_requests = Some(vec!["mine".to_owned()]);
+            check.metadata.generation = check.metadata.generation.map(|old| old + 1);
+        });
+    lab.break_node("w1");
+    lab.seconds(20).await;
+    assert!(lab.remediations().is_empty());
+    assert!(lab.leases().is_empty());
+}

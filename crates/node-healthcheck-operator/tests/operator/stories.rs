@@ -288,3 +288,25 @@ async fn a_node_that_is_deleted_takes_its_remediation_along() {
     .await;
     assert!(lab.entry("nhc", "w1").is_none());
 }
+
+/// Deleted while no manager ran: the next one gives its leases back.
+#[tokio::test(start_paused = true)]
+async fn leases_of_a_health_check_that_was_deleted_meanwhile_are_given_back() {
+    let lab = Lab::new(3);
+    lab.put_check("stays", single());
+    for (node, holder) in [("w1", "NodeHealthCheck-gone"), ("w2", "node-maintenance")] {
+        let lease = medik8s_testing::build::lease(
+            "medik8s-leases",
+            &format!("node-{node}"),
+            holder,
+            lab.now(),
+            600,
+        );
+        lab.api.put(&lease);
+    }
+    let _operator = lab.start();
+    lab.until("given back", 5, |lab| {
+        lab.leases() == [("node-w2".to_owned(), "node-maintenance".to_owned())]
+    })
+    .await;
+}

@@ -57,6 +57,7 @@ fn defect_02_nothing_overwrites_the_earliest_wake_up() {
             template,
             why,
             retry_at: at(60),
+            failures: 0,
         },
     );
     let wake = world.pass().wake.unwrap();
@@ -160,6 +161,7 @@ fn defect_05_one_node_in_trouble_does_not_stop_the_others() {
             template,
             why,
             retry_at: at(30),
+            failures: 0,
         },
     );
     assert_eq!(creations(&world.pass()), ["w2", "w3"]);

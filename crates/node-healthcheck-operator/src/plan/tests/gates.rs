@@ -309,3 +309,55 @@ fn a_spec_that_cannot_be_understood_is_shown_and_nothing_is_done() {
     let again = broken(&status, &[], &problem, 4, at(5));
     assert_eq!((again.status, again.announcements.len()), (status, 0));
 }
+
+#[test]
+fn kubelets_of_different_versions_count_as_an_upgrade_if_that_is_wanted() {
+    for wanted in [false, true] {
+        let mut world = World::new(spec(), 3);
+        world.seen.cluster.watch_kubelet_versions = wanted;
+        for (node, version) in [("w1", "v1.36.3"), ("w2", "v1.36.3"), ("w3", "v1.36.2")] {
+            world.edit_node(node, |node| node.kubelet_version = Some(version.to_owned()));
+        }
+        world.break_node("w1");
+        assert_eq!(creations(&world.pass()).len(), usize::from(!wanted));
+        if wanted {
+            assert!(reason(&world).contains("its kubelets have the versions v1.36.2, v1.36.3"));
+            world.edit_node("w3", |node| {
+                node.kubelet_version = Some("v1.36.3".to_owned())
+            });
+            assert_eq!(creations(&world.pass()), ["w1"]);
+        }
+    }
+}
+
+#[test]
+fn what_must_be_known_of_the_cluster_is_waited_for_and_said() {
+    let mut world = World::new(spec(), 3);
+    let why = "control plane topology cannot be read".to_owned();
+    world
+        .seen
+        .cluster
+        .unknown
+        .insert("control plane topology", why);
+    world.break_node("w1");
+    let plan = world.pass();
+    assert!(creations(&plan).is_empty() && plan.incomplete.is_some());
+    assert!(reason(&world).contains("not remediating w1: control plane topology cannot be read"));
+    world.seen.cluster.unknown.clear();
+    assert_eq!(creations(&world.pass()), ["w1"]);
+}
+
+#[test]
+fn kinds_that_may_not_be_watched_are_told_of() {
+    let mut world = World::new(spec(), 3);
+    let kind = world.seen.check.ladder[0].template.remediation_kind();
+    let what = "may not be watched, is listed every 30 s".to_owned();
+    world.seen.polled_kinds.insert(kind.clone(), what);
+    let plan = world.pass();
+    let told = format!("{kind}: may not be watched, is listed every 30 s");
+    assert_eq!(said(&plan), [told.as_str()]);
+    assert_eq!(
+        reason(&world),
+        format!("NHC is enabled, no ongoing remediation; {told}")
+    );
+}

@@ -63,7 +63,7 @@ fn a_node_is_healthy_again_only_when_its_remediation_is_gone() {
         plan.standings["w1"],
         Standing::AwaitingDeletion { overdue: true, .. }
     ));
-    assert_eq!(plan.wake, None);
+    assert_eq!(plan.wake, Some(at(330)), "only its lease is to be renewed");
     world.remove("w1-foo");
     let plan = world.pass();
     assert_eq!(
@@ -224,4 +224,31 @@ fn what_the_status_does_not_know_is_taken_over() {
     world.heal_node("w1");
     world.pass();
     assert!(world.names().is_empty() && world.seen.leases.is_empty());
+}
+
+/// While a remediator still cleans up, the node may be power-cycled: nobody else gets its lease.
+#[test]
+fn the_lease_of_a_node_is_kept_until_its_remediation_is_gone() {
+    for gone in [false, true] {
+        let mut world = remediated(spec());
+        world.edit_remediation("w1-foo", |one| one.deleting_since = Some(noon()));
+        if gone {
+            world.seen.nodes.retain(|node| node.name != "w1");
+        } else {
+            world.heal_node("w1");
+        }
+        world.run_until(at(3600));
+        let held = &world.seen.leases["w1"];
+        if !gone {
+            let end = held
+                .renewed
+                .unwrap()
+                .checked_add(held.duration.unwrap())
+                .unwrap();
+            assert!(end > world.now, "it does not run out");
+        }
+        world.remove("w1-foo");
+        world.pass();
+        assert!(world.seen.leases.is_empty());
+    }
 }

@@ -458,6 +458,24 @@ proptest! {
         }
     }
 
+    /// A node is given up only when nothing of ours works on it any more, or has done so for too
+    /// long.
+    #[test]
+    fn leases_are_kept_while_remediations_exist(world in worlds()) {
+        for step in world.plan().steps {
+            let Step::ReleaseLease { node } = step else { continue };
+            let own = world.seen.remediations.iter().any(|one| {
+                one.node() == node && one.ownership(&world.seen.owner) == Ownership::Ours
+            });
+            let held = &world.seen.leases[&node];
+            let overdue = world.seen.check.ladder.iter().any(|rung| {
+                leases::overdue_from(held, rung).is_some_and(|end| world.now > end)
+            });
+            let sick = matches!(class_of(&world, &node), Some(Class::Matching { .. }));
+            prop_assert!(!own || (sick && overdue), "{node} is still remediated");
+        }
+    }
+
     /// Carrying a plan out leads to rest: no step comes twice, and the status settles.
     #[test]
     fn a_pass_comes_to_rest(mut world in worlds()) {

@@ -1,0 +1,200 @@
+//! What must be certain before a remediation is created: consistent reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::Resource;
+use kube::api::{Api, DynamicObject, ListParams};
+use medik8s_api::names::openshift::ETCD_NAMESPACE;
+use medik8s_core::etcd::{self, Budget};
+use medik8s_runtime::capabilities::ServedKind;
+use medik8s_runtime::error::Class;
+use medik8s_runtime::read;
+use serde_json::Value;
+
+use super::Effects;
+use super::patient::Patient;
+use crate::check::{ResourceKind, TemplateRef};
+use crate::error::Failure;
+use crate::facts::Refusal;
+use crate::node::NodeFacts;
+use crate::objects;
+use crate::plan::Creation;
+use crate::remediation::Remediation;
+use crate::world::Listing;
+
+/// Remediations of a kind, in a namespace or everywhere.
+pub(super) type Listed = BTreeMap<(ResourceKind, Option<String>), Vec<Remediation>>;
+
+/// Direct reads that are good for all creations under one hold of the lock: nobody else creates.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) templates: BTreeMap<TemplateRef, Option<DynamicObject>>,
+    pub(super) listed: Listed,
+}
+
+impl Effects {
+    /// S7: a remediation that the patient has from the template already, also one that is being
+    /// deleted.
+    pub(super) async fn existing(
+        &self,
+        served: &ServedKind,
+        patient: &Patient,
+        creation: &Creation,
+        name: &str,
+        batch: &mut Batch,
+    ) -> Result<Option<Remediation>, Failure> {
+        let template = &creation.template;
+        let kind = template.remediation_kind();
+        let namespace = served.namespaced.then(|| template.namespace.clone());
+        let is_its = |one: &&Remediation| patient.is_of(one, template);
+        match self.listed(&kind, namespace, batch).await {
+            Ok(list) => Ok(list.iter().find(is_its).cloned()),
+            // Where listing is not permitted the name tells, if it is the only one that there can be.
+            Err(Failure::Api(error))
+                if error.class() == Class::Denied && name == creation.subject() =>
+            {
+                let api = self
+                    .api(&kind, &template.namespace)
+                    .ok_or_else(|| Failure::KindGone(kind.to_string()))?;
+                let found = read::get_metadata_opt(&api, name).await?;
+                let found =
+                    found.map(|found| objects::remediation(&kind, &found.metadata, &Value::Null));
+                Ok(found.filter(|one| is_its(&one)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The template as it is now.
+    pub(super) async fn template(
+        &self,
+        template: &TemplateRef,
+        batch: &mut Batch,
+    ) -> Result<Option<DynamicObject>, Failure> {
+        if let Some(known) = batch.templates.get(template) {
+            return Ok(known.clone());
+        }
+        let api = self
+            .api(&template.kind, &template.namespace)
+            .ok_or_else(|| Failure::KindGone(template.kind.to_string()))?;
+        let found = read::get_opt(&api, &template.name).await?;
+        batch.templates.insert(template.clone(), found.clone());
+        Ok(found)
+    }
+
+    /// All remediations of a kind, in a namespace or everywhere, as they are now.
+    async fn listed<'b>(
+        &self,
+        kind: &ResourceKind,
+        namespace: Option<String>,
+        batch: &'b mut Batch,
+    ) -> Result<&'b [Remediation], Failure> {
+        let key = (kind.clone(), namespace.clone());
+        if !batch.listed.contains_key(&key) {
+            let api = self
+                .api(kind, namespace.as_deref().unwrap_or_default())
+                .ok_or_else(|| Failure::KindGone(kind.to_string()))?;
+            let found =
+                read::list_metadata_dated(&api, &ListParams::default(), read::DEADLINE).await?;
+            let list = found
+                .items
+                .iter()
+                .map(|object| objects::remediation(kind, &object.metadata, &Value::Null))
+                .collect();
+            batch.listed.insert(key.clone(), list);
+        }
+        Ok(batch.listed.get(&key).map_or(&[], Vec::as_slice))
+    }
+
+    /// Takes in a remediation that only the direct read showed.
+    pub(super) async fn learn(&self, found: &Remediation) -> Result<(), Failure> {
+        let handle = found.handle();
+        if self.world.remediation(&handle).is_some() {
+            return Ok(());
+        }
+        let Some(api) = self.api(&handle.kind, &handle.namespace) else {
+            return Ok(());
+        };
+        if let Some(object) = read::get_opt(&api, &handle.name).await? {
+            let whole = objects::remediation(&handle.kind, object.meta(), &object.data);
+            self.world.put_written(whole, self.clock.now());
+        }
+        Ok(())
+    }
+
+    /// S2, over every kind that any health check uses.
+    pub(super) async fn control_plane_forbids(
+        &self,
+        node: &NodeFacts,
+        batch: &mut Batch,
+    ) -> Result<Option<Refusal>, Failure> {
+        let mut other = None;
+        let mut own = false;
+        for (kind, listing, _) in self.world.remediation_kinds() {
+            match listing {
+                Listing::Missing => continue,
+                Listing::Known => {}
+                Listing::Pending | Listing::Failed(_) => {
+                    return Ok(Some(Refusal::Quorum(format!(
+                        "whether another control plane node is being remediated is not known: \
+                         remediations of kind {kind} cannot be listed"
+                    ))));
+                }
+            }
+            for one in self.listed(&kind, None, batch).await? {
+                let name = one.node().to_owned();
+                if name == node.name {
+                    own = true;
+                } else if one.control_plane_label
+                    || self
+                        .world
+                        .node(&name)
+                        .is_some_and(|other| other.is_control_plane())
+                {
+                    other = Some(name);
+                }
+            }
+        }
+        // One that is being remediated already goes on.
+        if own {
+            return Ok(None);
+        }
+        if let Some(other) = other {
+            return Ok(Some(Refusal::ControlPlaneBusy(other)));
+        }
+        if self.world.is_openshift() {
+            return self.etcd_forbids(&node.name).await;
+        }
+        Ok(None)
+    }
+
+    async fn etcd_forbids(&self, node: &str) -> Result<Option<Refusal>, Failure> {
+        let budgets: Api<PodDisruptionBudget> =
+            Api::namespaced(self.client.clone(), ETCD_NAMESPACE);
+        let budgets = read::list_all(&budgets, &ListParams::default()).await?;
+        let verdict = match etcd::budget(&budgets) {
+            Ok(Budget::Decided(verdict)) => verdict,
+            Ok(Budget::AskPods(selector)) => {
+                let pods: Api<Pod> = Api::namespaced(self.client.clone(), ETCD_NAMESPACE);
+                let params = ListParams::default().labels_from(&selector);
+                let pods = read::list_all(&pods, &params).await?;
+                etcd::guard(node, &selector, &pods)
+            }
+            Err(error) => return Ok(Some(Refusal::Quorum(error.to_string()))),
+        };
+        Ok((!verdict.is_allowed()).then(|| Refusal::Quorum(format!("etcd guard: {verdict:?}"))))
+    }
+}
+
+/// Whether a remediation for the node was among those that were listed.
+pub(super) fn existing_for(batch: &Batch, node: &str) -> bool {
+    let nodes: BTreeSet<&str> = batch
+        .listed
+        .values()
+        .flatten()
+        .map(Remediation::node)
+        .collect();
+    nodes.contains(node)
+}
