@@ -210,6 +210,11 @@ impl Process {
         &self.0.name
     }
 
+    /// Its process id; somebody else's once it has ended.
+    pub fn id(&self) -> i32 {
+        self.0.pid.as_raw()
+    }
+
     /// Whether it has not ended yet.
     pub fn is_running(&self) -> bool {
         self.0.exit.borrow().is_none()
