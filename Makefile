@@ -41,6 +41,12 @@ release: ## static release binaries of the operators
 	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -j$(JOBS) --release --target $(TARGET) \
 	  $(foreach o,$(OPERATORS),-p $(o))
 
+# One operator alone: seconds instead of minutes after a change.
+.PHONY: release-%
+release-%:
+	@.ci/need rust cc
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -j$(JOBS) --release --target $(TARGET) -p $*
+
 .PHONY: cluster-tools
 cluster-tools:
 	@.ci/need go
@@ -105,3 +111,22 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 .PHONY: test-release
 test-release: release test-agent cluster-tools ## release binaries: static, small, no test watchdog, DNS and TLS from a scratch image
 	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test release
+
+# Suites with scenarios that take minutes: each is run with `--slow` and prints `NAME: N passed, M failed`.
+SLOW_TESTS := maintenance
+
+.PHONY: test-slow
+test-slow: build cluster-tools ## scenarios that take minutes (SLOW_TESTS=NAME for one suite)
+	@passed=0; failed=0; \
+	for suite in $(SLOW_TESTS); do \
+	  log=target/slow-$$suite.log; \
+	  cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test $$suite -- --slow 2>&1 | tee $$log || true; \
+	  line=$$(grep -Eo '[0-9]+ passed, [0-9]+ failed' $$log | tail -n 1); \
+	  [ -n "$$line" ] || line='0 passed, 1 failed'; \
+	  set -- $$line; passed=$$((passed + $$1)); failed=$$((failed + $$3)); \
+	done; \
+	echo "$$passed passed, $$failed failed"; [ $$failed = 0 ]
+
+.PHONY: bench-nmo
+bench-nmo: release-node-maintenance-operator cluster-tools ## node maintenance beside kubectl drain: time, requests, CPU, memory
+	cargo run --quiet --locked -p medik8s-harness --bin medik8s-bench-nmo -- --programs target/$(TARGET)/release $(BENCH_ARGS)
