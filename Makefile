@@ -133,7 +133,7 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 	@$(PART) --summary
 
 # Suites of the harness that take minutes each; `make test` leaves them out. NAME=--ARGUMENT where they need one.
-SLOW_SUITES ?= volumes rotation healthcheck_platform healthcheck_crash
+SLOW_SUITES ?= volumes rotation healthcheck_platform healthcheck_crash maintenance=--slow upgrade
 
 .PHONY: test-slow
 test-slow: build cluster-tools ## the long suites on a real control plane (SLOW_SUITES=NAME for some of them)
@@ -175,7 +175,7 @@ traces: ## write the story of each broken fencing rule into docs/fencing.md
 .PHONY: bench-nhc
 bench-nhc: cluster-tools ## figures of the node health check (NODES=50,1000,3000)
 	@.ci/need rust go cc ip
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -j$(JOBS) --release --target $(TARGET) -p node-healthcheck-operator
+	@$(MAKE) --no-print-directory release PROGRAMS=node-healthcheck-operator
 	cargo run --quiet --locked -p medik8s-harness --bin medik8s-bench-nhc -- $(if $(NODES),--nodes=$(NODES))
 
 .PHONY: test-release
@@ -192,3 +192,8 @@ test-install: build cluster-tools ## install by kubectl and by Helm on a real co
 test-olm: build cluster-tools ## bundles: validators, scorecard, and install, use, update, uninstall with a real OLM
 	@.ci/need go ip
 	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test olm
+
+.PHONY: bench-nmo
+bench-nmo: cluster-tools ## node maintenance beside kubectl drain: time, requests, CPU, memory
+	@$(MAKE) --no-print-directory release PROGRAMS=node-maintenance-operator
+	cargo run --quiet --locked -p medik8s-harness --bin medik8s-bench-nmo -- --programs target/$(TARGET)/release $(BENCH_ARGS)

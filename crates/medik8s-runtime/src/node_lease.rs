@@ -170,6 +170,37 @@ impl NodeLeases {
         }
     }
 
+    /// As [`Self::request`], for a lease that most likely nobody has: it is asked for without a look
+    /// first, which is one request instead of two. What is there already is judged as usual.
+    pub async fn claim(
+        &self,
+        owner: &Owner,
+        holder: &str,
+        duration: Duration,
+    ) -> Result<Lease, LeaseError> {
+        let wish = Request {
+            namespace: &self.namespace,
+            owner,
+            holder,
+            duration,
+            incident: Incident::Ongoing,
+        };
+        if let Decision::Create(lease) = lease::request(None, &wish, self.clock.now())? {
+            match self.create(&lease).await {
+                Ok(stored) => return Ok(stored),
+                Err(error) if error.is_already_exists() => {}
+                Err(source) => {
+                    return Err(LeaseError::Api {
+                        object: format!("{} {}", owner.kind, owner.name),
+                        source,
+                    });
+                }
+            }
+        }
+        self.request(owner, holder, duration, Incident::Ongoing)
+            .await
+    }
+
     /// POST, with the namespace made when it turns out to be missing.
     async fn create(&self, lease: &Lease) -> Result<Lease, Error> {
         match self.writer.create(&self.api, lease).await {

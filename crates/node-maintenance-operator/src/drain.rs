@@ -24,6 +24,7 @@
 //!   that was asked for after the node was cordoned. The list that the numbers at the beginning come
 //!   from is older than that: it starts the drain and a second, short one completes it.
 //! * After [`driver::Drain::stop`] has returned no further eviction leaves this process.
+//! * Nodes that are drained at the same time share what may be under way; none waits for another.
 //! * One LIST and one WATCH per node, and the LIST at the end; one eviction per pod unless it is
 //!   refused; per pod behind a watched budget at most six requests per minute.
 //!
@@ -33,9 +34,11 @@
 
 pub mod answer;
 pub mod budget;
+mod budgets;
 pub mod driver;
 pub mod filter;
 pub mod machine;
 pub mod pod;
 pub mod pods;
 pub mod retry;
+pub mod share;

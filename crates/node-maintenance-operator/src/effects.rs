@@ -119,7 +119,7 @@ impl Effects {
                     })
                 }
             }
-            Step::RequestLease { node_uid } => self.request_lease(node, node_uid).await,
+            Step::RequestLease { node_uid } => self.request_lease(seen, node_uid).await,
             Step::CheckQuorum => self.check_quorum(node).await,
             Step::Record { of, state } => {
                 self.annotate(find(seen, of)?, Some(*state)).await?;
@@ -314,17 +314,23 @@ impl Effects {
         }))
     }
 
-    async fn request_lease(&self, node: &str, node_uid: &str) -> Result<Outcome, StepError> {
-        let owner = Owner::node(node, node_uid);
-        let asked = self
-            .leases
-            .request(
-                &owner,
-                NODE_MAINTENANCE_HOLDER,
-                LEASE_DURATION,
-                Incident::Ongoing,
-            )
-            .await;
+    async fn request_lease(&self, seen: &Seen, node_uid: &str) -> Result<Outcome, StepError> {
+        let node = seen.node_name.as_str();
+        let (owner, holder) = (Owner::node(node, node_uid), NODE_MAINTENANCE_HOLDER);
+        let is_first = match seen.memory.lease {
+            LeaseView::Unchecked | LeaseView::Released => {
+                seen.primary().is_some_and(|one| one.record.is_none())
+            }
+            LeaseView::Ours { .. } | LeaseView::Foreign { .. } => false,
+        };
+        let asked = if is_first {
+            self.leases.claim(&owner, holder, LEASE_DURATION).await
+        } else {
+            let ongoing = Incident::Ongoing;
+            self.leases
+                .request(&owner, holder, LEASE_DURATION, ongoing)
+                .await
+        };
         let checked = self.clock.now();
         match asked {
             Ok(lease) => {

@@ -48,7 +48,7 @@ use medik8s_runtime::{
 use crate::{
     admission::Admission,
     controller::Context,
-    drain::{driver::Tools, machine::Options, pod::Key},
+    drain::{driver::Tools, machine::Options, pod::Key, share::Active},
     drains::Drains,
     effects::Effects,
     index::Index,
@@ -267,6 +267,7 @@ impl Parts {
                 clock: clock.clone(),
                 spawner: spawner.clone(),
                 metrics: own.drains.clone(),
+                active: Active::default(),
             },
             client,
             writer,

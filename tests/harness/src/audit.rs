@@ -1,6 +1,10 @@
 //! What the API server was asked, from its audit log.
 
-use std::{fs, path::Path};
+use std::{
+    fs::{self, File},
+    io::{Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
+};
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -57,6 +61,39 @@ impl Filter<'_> {
 /// All requests in the log; a line that is being written right now is left out.
 pub fn read(log: &Path) -> anyhow::Result<Vec<Request>> {
     Ok(parse(&fs::read_to_string(log)?))
+}
+
+/// Reads a log that grows, each line once.
+#[derive(Debug)]
+pub struct Reader {
+    log: PathBuf,
+    offset: u64,
+    requests: Vec<Request>,
+}
+
+impl Reader {
+    /// A reader that has read nothing yet.
+    pub fn new(log: impl Into<PathBuf>) -> Self {
+        Self {
+            log: log.into(),
+            offset: 0,
+            requests: Vec::new(),
+        }
+    }
+
+    /// All requests so far, in the order of their answers.
+    pub fn read(&mut self) -> anyhow::Result<&[Request]> {
+        let mut file = File::open(&self.log)?;
+        file.seek(SeekFrom::Start(self.offset))?;
+        let mut new = Vec::new();
+        file.read_to_end(&mut new)?;
+        // The last line may be half written; its rest comes with the next look.
+        let whole = new.iter().rposition(|byte| *byte == b'\n');
+        new.truncate(whole.map_or(0, |end| end + 1));
+        self.offset += u64::try_from(new.len())?;
+        self.requests.extend(parse(&String::from_utf8_lossy(&new)));
+        Ok(&self.requests)
+    }
 }
 
 /// How many requests of the log the filter lets through.
@@ -179,7 +216,22 @@ mod tests {
             0
         );
         assert_eq!(requests[0].code, 429);
-        let took = requests[0].answered.duration_since(requests[0].at);
-        assert_eq!(took.as_millis(), 100);
+        assert_eq!(requests[0].answered.to_string(), "2026-01-01T00:00:05.1Z");
+    }
+
+    #[test]
+    fn a_growing_log_is_read_line_by_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut reader = Reader::new(file.path());
+        assert_eq!(reader.read().unwrap(), []);
+        let (first, rest) = LOG.split_once('\n').unwrap();
+        let (half, other_half) = first.split_at(100);
+        let mut written = String::new();
+        for (part, count) in [(half, 0), (other_half, 0), ("\n", 1), (rest, 2)] {
+            written.push_str(part);
+            fs::write(file.path(), &written).unwrap();
+            assert_eq!(reader.read().unwrap().len(), count);
+        }
+        assert_eq!(reader.read().unwrap(), parse(LOG));
     }
 }

@@ -19,7 +19,7 @@ use tokio::{sync::broadcast, task::JoinHandle, time::sleep};
 use crate::{
     control_plane::ControlPlane,
     images::Programs,
-    kubelet::{self, Images},
+    kubelet::{self, Images, PodRun},
     kwok, leftovers,
     machine::{Happening, Hardware, Machine, NodeSpec},
     network::Fabric,
@@ -40,6 +40,9 @@ pub struct Options {
     pub hardware: Hardware,
     /// Where its files go; a temporary folder that is removed at the end when unset.
     pub folder: Option<PathBuf>,
+    /// Let controllers and scheduler ask faster than they do by default (20 requests per second), so
+    /// that hundreds of pods are made in seconds.
+    pub fast_controllers: bool,
 }
 
 /// A running cluster. Dropping it ends every process; [`Cluster::stop`] does so in order.
@@ -83,7 +86,7 @@ impl Cluster {
             None => options.images,
         };
         let fabric = Arc::new(Fabric::new().await?);
-        let plane = ControlPlane::start(&folder, &tools, &fabric).await?;
+        let plane = ControlPlane::start(&folder, &tools, &fabric, options.fast_controllers).await?;
         let kubeconfig = plane.kubeconfig_file("kwok")?;
         let kwok = kwok::start(&folder, &tools, &fabric, &kubeconfig).await?;
         let (happenings, _) = broadcast::channel(4096);
@@ -325,6 +328,18 @@ impl Containers {
             });
         }
         killed
+    }
+
+    /// Process ids of the containers of the pods, given as `namespace/name`, that are chosen.
+    pub fn process_ids(&self, choose: impl Fn(&str) -> bool) -> Vec<i32> {
+        let mut found = Vec::new();
+        for machine in &self.0 {
+            machine.with_pods(|pods| {
+                let chosen = pods.values().filter(|run| choose(run.name()));
+                found.extend(chosen.filter_map(PodRun::process_id));
+            });
+        }
+        found
     }
 }
 

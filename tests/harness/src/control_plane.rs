@@ -57,7 +57,16 @@ impl ControlPlane {
         folder: &Path,
         tools: &Tools,
         fabric: &Fabric,
+        fast_controllers: bool,
     ) -> anyhow::Result<Self> {
+        let pace: &[String] = if fast_controllers {
+            &[
+                "--kube-api-qps=500".to_owned(),
+                "--kube-api-burst=1000".to_owned(),
+            ]
+        } else {
+            &[]
+        };
         let address = fabric.api();
         let pki = Pki::write(
             &folder.join("pki"),
@@ -141,23 +150,27 @@ impl ControlPlane {
                 tools,
                 "kube-controller-manager",
                 &[
-                    format!("--kubeconfig={}", manager.display()),
-                    format!("--bind-address={address}"),
-                    format!(
-                        "--service-account-private-key-file={}",
-                        pki.accounts_private.display()
-                    ),
-                    format!("--root-ca-file={}", pki.ca.display()),
-                    format!("--cert-dir={}", folder.join("pki").display()),
-                    "--use-service-account-credentials=true".into(),
-                    "--leader-elect=false".into(),
-                    "--allocate-node-cidrs=false".into(),
-                    format!(
-                        "--node-monitor-grace-period={}s",
-                        NODE_MONITOR_GRACE.as_secs()
-                    ),
-                    format!("--node-monitor-period={}s", NODE_MONITOR_PERIOD.as_secs()),
-                ],
+                    pace,
+                    &[
+                        format!("--kubeconfig={}", manager.display()),
+                        format!("--bind-address={address}"),
+                        format!(
+                            "--service-account-private-key-file={}",
+                            pki.accounts_private.display()
+                        ),
+                        format!("--root-ca-file={}", pki.ca.display()),
+                        format!("--cert-dir={}", folder.join("pki").display()),
+                        "--use-service-account-credentials=true".into(),
+                        "--leader-elect=false".into(),
+                        "--allocate-node-cidrs=false".into(),
+                        format!(
+                            "--node-monitor-grace-period={}s",
+                            NODE_MONITOR_GRACE.as_secs()
+                        ),
+                        format!("--node-monitor-period={}s", NODE_MONITOR_PERIOD.as_secs()),
+                    ],
+                ]
+                .concat(),
             )
             .await?;
         let scheduler = plane.kubeconfig_file("system:kube-scheduler")?;
@@ -166,11 +179,15 @@ impl ControlPlane {
                 tools,
                 "kube-scheduler",
                 &[
-                    format!("--kubeconfig={}", scheduler.display()),
-                    format!("--bind-address={address}"),
-                    format!("--cert-dir={}", folder.join("pki").display()),
-                    "--leader-elect=false".into(),
-                ],
+                    pace,
+                    &[
+                        format!("--kubeconfig={}", scheduler.display()),
+                        format!("--bind-address={address}"),
+                        format!("--cert-dir={}", folder.join("pki").display()),
+                        "--leader-elect=false".into(),
+                    ],
+                ]
+                .concat(),
             )
             .await?;
         Ok(plane)
@@ -216,8 +233,11 @@ impl ControlPlane {
         let file = self
             .folder
             .join(format!("{}.kubeconfig", user.replace(':', "-")));
-        let config = self.kubeconfig(&self.server, user, self.token_of(user)?);
-        fs::write(&file, serde_json::to_vec_pretty(&config)?)?;
+        // Never rewritten: somebody may be reading it.
+        if !file.exists() {
+            let config = self.kubeconfig(&self.server, user, self.token_of(user)?);
+            fs::write(&file, serde_json::to_vec_pretty(&config)?)?;
+        }
         Ok(file)
     }
 

@@ -21,6 +21,14 @@ pub const ALIVE: &str = "alive";
 pub const DEAD: &str = "dead";
 /// Label of a pod for which the harness runs a writer process.
 pub const WRITER: &str = "harness.medik8s.io/writer";
+/// Label of a simulated pod that says how long its end takes; one to four seconds without it.
+pub const ENDS: &str = "harness.medik8s.io/ends";
+/// It ends at once.
+pub const ENDS_AT_ONCE: &str = "at-once";
+/// It ends when its grace period is over.
+pub const ENDS_AFTER_GRACE: &str = "after-grace";
+/// It does not end, as if its kubelet were stuck.
+pub const ENDS_NEVER: &str = "never";
 /// Entry point of all images of this project: such a pod is run for real.
 pub const ENTRY_POINT: &str = "/manager";
 

@@ -13,6 +13,13 @@ pub fn all() -> anyhow::Result<String> {
         .with_context(|| format!("read {}: `cargo xtask generate` makes it", file.display()))
 }
 
+/// All documents of one operator.
+pub fn operator(name: &str) -> anyhow::Result<String> {
+    let file = tools::repository().join(format!("deploy/{name}.yaml"));
+    fs::read_to_string(&file)
+        .with_context(|| format!("read {}: `cargo xtask generate` makes it", file.display()))
+}
+
 /// What has to be there before anything else can be created: namespaces and CRDs.
 pub fn definitions() -> anyhow::Result<String> {
     let first = ["CustomResourceDefinition", "Namespace"];

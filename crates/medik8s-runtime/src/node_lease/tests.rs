@@ -58,6 +58,24 @@ async fn one_holder_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_takes_what_is_free_and_nothing_else() {
+    let fake = FakeApi::new();
+    let (leases, _) = leases(&fake);
+    let claim = async |holder| leases.claim(&owner(), holder, 60 * MINUTES).await;
+    let taken = claim("node-maintenance").await.unwrap();
+    assert_eq!(fake.requests().len(), 1, "no look first");
+    let refused = claim("NodeHealthCheck-x").await.unwrap_err();
+    assert!(matches!(refused, LeaseError::AlreadyHeld(_)), "{refused}");
+    assert_eq!(
+        claim("node-maintenance").await.unwrap().metadata.uid,
+        taken.metadata.uid
+    );
+    tokio::time::sleep(61 * MINUTES).await;
+    claim("NodeHealthCheck-x").await.unwrap();
+    assert_eq!(stored(&fake).unwrap().lease_transitions, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lost_race_is_decided_anew() {
     let fake = FakeApi::new();
     let (leases, _) = leases(&fake);

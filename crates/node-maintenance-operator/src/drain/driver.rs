@@ -19,10 +19,7 @@ use futures::{
 use k8s_openapi::api::{
     apps::v1::DaemonSet as DaemonSetObject, core::v1::Pod, policy::v1::PodDisruptionBudget,
 };
-use kube::{
-    Api, Client, ResourceExt,
-    runtime::{WatchStreamExt, watcher, watcher::Event as WatcherEvent},
-};
+use kube::{Api, Client};
 use medik8s_core::time::until;
 use medik8s_runtime::{
     clock::Clock, error::Error, process::Spawner, read, shutdown::Shutdown, write::Writer,
@@ -31,11 +28,12 @@ use tokio::sync::watch;
 
 use super::{
     answer::Answer,
-    budget::Budget,
+    budgets,
     filter::DaemonSet,
     machine::{Command, Event, Eviction, Machine, Options, PAUSE, Report},
     pod::Key,
     pods::Pods,
+    share::Active,
 };
 use crate::{error::chain, metrics::DrainMetrics};
 
@@ -61,6 +59,8 @@ pub struct Tools {
     pub spawner: Spawner,
     /// Counts.
     pub metrics: DrainMetrics,
+    /// Drains under way.
+    pub active: Active,
 }
 
 /// A drain that knows the pods of its node and does nothing yet.
@@ -228,6 +228,7 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self, from: Option<String>, stop: &Shutdown) {
+        let _turn = self.tools.active.begin();
         let mut pods = self.pods.clone().follow(from);
         self.take([Event::Begin]);
         loop {
@@ -272,6 +273,7 @@ impl Driver {
     fn settle(&mut self, pods: &mut BoxStream<'static, Event>) -> bool {
         let (commands, is_complete) = {
             let mut machine = lock(&self.machine);
+            machine.set_share(self.tools.active.share());
             (
                 machine.settle(self.tools.clock.now()),
                 machine.is_complete(),
@@ -361,7 +363,7 @@ impl Driver {
 
     fn watch_budgets(&mut self, namespace: String) {
         let api: Api<PodDisruptionBudget> = Api::namespaced(self.tools.client.clone(), &namespace);
-        let (events, handle) = abortable(follow_budgets(api, namespace.clone()));
+        let (events, handle) = abortable(budgets::follow(api, namespace.clone()));
         self.budgets.push(events.boxed());
         self.budget_watches.insert(namespace, handle);
     }
@@ -413,56 +415,4 @@ async fn find_daemon_set(client: Client, key: Key) -> Event {
         Err(error) => DaemonSet::Unreadable(chain(&error)),
     };
     Event::FoundDaemonSet(key, found)
-}
-
-/// The budgets of a namespace, after each change all of them.
-fn follow_budgets(api: Api<PodDisruptionBudget>, namespace: String) -> BoxStream<'static, Event> {
-    let mut known: BTreeMap<String, Budget> = BTreeMap::new();
-    watcher(api, watcher::Config::default())
-        .default_backoff()
-        .filter_map(move |event| {
-            let mut put = |object: &PodDisruptionBudget| {
-                if let Some(budget) = Budget::read(object) {
-                    known.insert(budget.name.clone(), budget);
-                }
-            };
-            let is_known = match event {
-                Ok(WatcherEvent::Init) => {
-                    known.clear();
-                    None
-                }
-                Ok(WatcherEvent::InitApply(object)) => {
-                    put(&object);
-                    None
-                }
-                Ok(WatcherEvent::InitDone) => Some(true),
-                Ok(WatcherEvent::Apply(object)) => {
-                    put(&object);
-                    Some(true)
-                }
-                Ok(WatcherEvent::Delete(object)) => {
-                    known.remove(&object.name_any());
-                    Some(true)
-                }
-                Err(watcher::Error::InitialListFailed(error)) => {
-                    tracing::warn!(namespace, error = chain(&error), "budgets cannot be read");
-                    Some(false)
-                }
-                Err(
-                    watcher::Error::WatchStartFailed(_)
-                    | watcher::Error::WatchError(_)
-                    | watcher::Error::WatchFailed(_)
-                    | watcher::Error::NoResourceVersion,
-                ) => None,
-            };
-            let event = is_known.map(|is_known| {
-                if is_known {
-                    Event::Budgets(namespace.clone(), known.values().cloned().collect())
-                } else {
-                    Event::BudgetsUnknown(namespace.clone())
-                }
-            });
-            async move { event }
-        })
-        .boxed()
 }

@@ -55,6 +55,14 @@ const DAEMON_SET_TRUST: Duration = Duration::from_mins(5);
 /// How many evictions may be under way at the same time.
 pub const LIMIT: usize = 50;
 
+/// How many of one node may be under way at first. Each needs a connection, with its handshake and
+/// its memory; a quick server is kept busy by these.
+const FIRST: usize = 16;
+
+/// Another one may be under way after each time of this length, for servers (or their webhooks) that
+/// take long to answer.
+const GROWTH: Duration = Duration::from_millis(25);
+
 /// What the user and the process say about a drain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
@@ -169,6 +177,10 @@ pub struct Machine {
     is_current: bool,
     relist: Relist,
     round: Round,
+    /// When evicting was allowed.
+    begun: Option<Timestamp>,
+    /// This node's share of the evictions that the process may have under way.
+    share: usize,
     rounds: u32,
     /// What was unfinished when the latest round ended.
     summary: Vec<(Key, String)>,
@@ -195,6 +207,8 @@ impl Machine {
             is_current: false,
             relist: Relist::No,
             round: Round::NotBegun,
+            begun: None,
+            share: usize::MAX,
             rounds: 0,
             summary: Vec::new(),
         }
@@ -232,6 +246,7 @@ impl Machine {
             Event::Begin => {
                 if self.round == Round::NotBegun {
                     self.round = Round::Until(after(now, ROUND));
+                    self.begun = Some(now);
                 }
             }
             Event::Cancel => self.round = Round::Cancelled,
@@ -259,7 +274,7 @@ impl Machine {
             | Duty::LetGo
             | Duty::Refused { .. } => None,
         });
-        pods.chain(round).min()
+        pods.chain(round).chain(self.grows_at()).min()
     }
 
     /// Whether every pod that has to go is gone, as the API server says in a list that was asked
@@ -392,7 +407,7 @@ impl Machine {
             entry.ripen(now, self.options.skip_wait);
         }
         self.ask_for_daemon_sets(now, &mut commands);
-        self.evict(&mut commands);
+        self.evict(now, &mut commands);
         self.watch_budgets(&mut commands);
         if !self.is_current
             && self.has_begun()
@@ -454,17 +469,51 @@ impl Machine {
         }
     }
 
-    fn evict(&mut self, commands: &mut Vec<Command>) {
+    /// Sets this node's share of the evictions that the process may have under way.
+    pub const fn set_share(&mut self, share: usize) {
+        self.share = share;
+    }
+
+    /// How many evictions may be under way now.
+    fn window(&self, now: Timestamp) -> usize {
+        let grown = self.begun.map_or(0, |begun| {
+            elapsed(begun, now).as_millis() / GROWTH.as_millis()
+        });
+        let grown = usize::try_from(grown).unwrap_or(usize::MAX);
+        self.options
+            .limit
+            .min(self.share)
+            .min(FIRST.saturating_add(grown))
+            .max(1)
+    }
+
+    /// When the window grows, if pods wait for that.
+    fn grows_at(&self) -> Option<Timestamp> {
+        let begun = self.begun.filter(|_| self.has_begun())?;
+        let cap = self.options.limit.min(self.share);
+        let open = self.posting.len();
+        let waits = self
+            .pods
+            .values()
+            .any(|entry| matches!(entry.duty, Duty::Due(_)));
+        let steps = u32::try_from(open.checked_sub(FIRST)?)
+            .ok()?
+            .saturating_add(1);
+        (waits && open < cap).then(|| after(begun, GROWTH.saturating_mul(steps)))
+    }
+
+    fn evict(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
         if !self.has_begun() {
             return;
         }
+        let window = self.window(now);
         let own = self.options.own_pod.clone();
         let others_left = self
             .pods
             .values()
             .any(|entry| Some(&entry.pod.key) != own.as_ref() && entry.holds_own_pod_back());
         for entry in self.pods.values_mut() {
-            if self.posting.len() >= self.options.limit {
+            if self.posting.len() >= window {
                 return;
             }
             if own.as_ref() == Some(&entry.pod.key) && others_left {

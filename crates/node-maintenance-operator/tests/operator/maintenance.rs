@@ -522,10 +522,10 @@ async fn a_conflict_on_the_node_is_repeated_at_once() {
 #[tokio::test(start_paused = true)]
 async fn failures_are_told_and_overcome() {
     let lab = Lab::new();
-    let lease = "/apis/coordination.k8s.io/v1/namespaces/medik8s-leases/leases/node-n1";
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/medik8s-leases/leases";
     let down = || Failure::Refuse(Reply::failure(500, "InternalError", "etcd is slow"));
     lab.api
-        .inject(Fault::on_request("GET", lease, down()).times(3));
+        .inject(Fault::on_request("POST", leases, down()).times(3));
     lab.maintain("m", NODE);
     lab.operator();
     lab.until("the error", |lab| {

@@ -141,6 +141,14 @@ impl PodRun {
         self.kill_container();
     }
 
+    /// The process id of the container, while it runs.
+    pub(crate) fn process_id(&self) -> Option<i32> {
+        lock(&self.process)
+            .as_ref()
+            .filter(|process| process.is_running())
+            .map(Process::id)
+    }
+
     /// Kills the process; the kubelet restarts it.
     pub(crate) fn kill_container(&self) {
         if let Some(process) = &*lock(&self.process) {
