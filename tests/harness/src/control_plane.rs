@@ -211,7 +211,11 @@ impl ControlPlane {
             .folder
             .join(format!("{}.kubeconfig", user.replace(':', "-")));
         let config = self.kubeconfig(&self.server, user, &token_of(user));
-        fs::write(&file, serde_json::to_vec_pretty(&config)?)?;
+        let content = serde_json::to_vec_pretty(&config)?;
+        // Somebody may be reading it right now.
+        if fs::read(&file).ok().as_ref() != Some(&content) {
+            fs::write(&file, content)?;
+        }
         Ok(file)
     }
 
