@@ -158,7 +158,7 @@ impl ClusterWatch {
         if openshift && self.is_new(Topic::Topology) {
             let (this, inner) = (self.clone(), scene.clone());
             self.learn(Topic::Topology, scene, stop, |stop| async move {
-                this.learn_topology(&inner, &stop).await
+                this.learn_topology(&inner, &stop).await;
             })
             .await;
         }
@@ -177,7 +177,7 @@ impl ClusterWatch {
             scene.judge(MachineHealthChecks::Unknown);
             let (this, inner) = (self.clone(), scene.clone());
             self.learn(Topic::MachineHealthChecks, scene, stop, |stop| async move {
-                this.learn_machine_health_checks(&inner, &stop).await
+                this.learn_machine_health_checks(&inner, &stop).await;
             })
             .await;
         }

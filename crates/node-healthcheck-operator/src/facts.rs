@@ -176,6 +176,10 @@ impl MachineHealthChecks {
 }
 
 /// Facts of the cluster as a whole.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts and options"
+)]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cluster {
     /// Whether it is OpenShift: then etcd's disruption budget is asked before a control-plane node

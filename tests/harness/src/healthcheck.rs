@@ -461,7 +461,20 @@ pub fn node_of(remediation: &DynamicObject) -> String {
         .unwrap_or_else(|| remediation.name_any())
 }
 
+/// A spec with another value of a field.
+#[must_use]
+pub fn with(mut spec: Value, field: &str, value: Value) -> Value {
+    if let Some(spec) = spec.as_object_mut() {
+        spec.insert(field.to_owned(), value);
+    }
+    spec
+}
+
 /// A health check over a pool with a single template; nodes are unhealthy after a second.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "callers make them for this call"
+)]
 pub fn single(pool: &str, min_healthy: Value, template: Value) -> Value {
     json!({
         "selector": {"matchLabels": {POOL: pool}},

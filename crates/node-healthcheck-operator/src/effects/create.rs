@@ -311,10 +311,9 @@ fn wait_after(why: &Refusal) -> Duration {
         | Refusal::NoMachine(_)
         | Refusal::Unsuitable(_) => RETRY,
         Refusal::NodeChanged(_) | Refusal::TemplateChanged(_) | Refusal::AlreadyThere(_) => SOON,
-        // The change wakes the health check by itself.
-        Refusal::CheckChanged(_) => AT_ONCE,
-        // Plans wait for the other node by themselves as soon as they know of it.
-        Refusal::ControlPlaneBusy(_) | Refusal::Failed(_) => AT_ONCE,
+        // The change wakes the health check by itself; plans wait for the other node by themselves as
+        // soon as they know of it.
+        Refusal::CheckChanged(_) | Refusal::ControlPlaneBusy(_) | Refusal::Failed(_) => AT_ONCE,
     }
 }
 

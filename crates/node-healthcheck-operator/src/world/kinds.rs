@@ -91,9 +91,10 @@ impl World {
     pub fn set_template_polled(&self, kind: &ResourceKind, polled: Option<String>) -> Wakes {
         let mut state = self.lock();
         let entry = state.templates.entry(kind.clone()).or_default();
-        if std::mem::replace(&mut entry.polled, polled.clone()) == polled {
+        if entry.polled == polled {
             return Wakes::new();
         }
+        entry.polled = polled;
         users(&state, |template| template.kind == *kind)
     }
 
@@ -101,9 +102,10 @@ impl World {
     pub fn set_remediation_polled(&self, kind: &ResourceKind, polled: Option<String>) -> Wakes {
         let mut state = self.lock();
         let entry = state.remediations.entry(kind.clone()).or_default();
-        if std::mem::replace(&mut entry.polled, polled.clone()) == polled {
+        if entry.polled == polled {
             return Wakes::new();
         }
+        entry.polled = polled;
         users(&state, |template| template.remediation_kind() == *kind)
     }
 

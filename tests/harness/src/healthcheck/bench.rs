@@ -10,7 +10,6 @@ use std::{fmt::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api,
     api::{DeleteParams, ListParams},
@@ -19,7 +18,9 @@ use medik8s_api::NodeHealthCheck;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{Lab, Manager, REMEDIATIONS, SHIPPED, Start, https, kinds, measure, names, single};
+use super::{
+    Lab, Manager, REMEDIATIONS, SHIPPED, Start, https, kinds, measure, names, single, with,
+};
 use crate::{
     audit::{self, Filter, Request},
     scratch, wait,
@@ -258,8 +259,8 @@ impl Bench<'_> {
             let mut spec = single(POOL, json!("51%"), template.clone());
             if number > 0 {
                 // Over the same nodes, for a condition that none of them has.
-                spec["unhealthyConditions"] =
-                    json!([{"type": "DiskPressure", "status": "True", "duration": "1s"}]);
+                let rules = json!([{"type": "DiskPressure", "status": "True", "duration": "1s"}]);
+                spec = with(spec, "unhealthyConditions", rules);
             }
             self.lab.put_check(&check(number), spec).await?;
         }
@@ -326,7 +327,7 @@ impl Bench<'_> {
             goal,
             format!(
                 "{:.3} CPU s, {:.1} requests; {:.1} MiB, {:.1} MiB",
-                (after - before).as_secs_f64() / minutes,
+                after.saturating_sub(before).as_secs_f64() / minutes,
                 as_f64(requests) / minutes,
                 memory.proportional,
                 memory.anonymous
@@ -367,7 +368,7 @@ impl Bench<'_> {
             .remediated(&kind, nodes, nodes.len(), Duration::from_mins(2))
             .await?;
         sleep(AFTERMATH).await;
-        let cpu = (measure::cpu(pid)? - before).as_secs_f64();
+        let cpu = measure::cpu(pid)?.saturating_sub(before).as_secs_f64();
         self.reaction_of(from, "create", &kind.plural, cpu, nodes)
     }
 
@@ -380,7 +381,7 @@ impl Bench<'_> {
             .remediated(&kind, nodes, 0, Duration::from_mins(2))
             .await?;
         sleep(AFTERMATH).await;
-        let cpu = (measure::cpu(pid)? - before).as_secs_f64();
+        let cpu = measure::cpu(pid)?.saturating_sub(before).as_secs_f64();
         self.reaction_of(from, "delete", &kind.plural, cpu, nodes)
     }
 
@@ -483,7 +484,6 @@ impl Bench<'_> {
     async fn disjoint(&mut self, manager: &Manager) -> anyhow::Result<()> {
         self.remove_checks().await?;
         let template = kinds::reference(&kinds::self_node_remediation(), REMEDIATIONS, "reboot");
-        let nodes: Api<Node> = Api::all(self.lab.cluster.admin());
         let per_check = self.nodes / CHECKS;
         for number in 0..CHECKS {
             let own: Vec<String> = (1..=per_check)
@@ -491,11 +491,14 @@ impl Bench<'_> {
                 .collect();
             let patch = json!({"metadata": {"labels": {"slice": number.to_string()}}});
             self.lab.patch_nodes(&own, &patch).await?;
-            let mut spec = single(POOL, json!(0), template.clone());
-            spec["selector"] = json!({"matchLabels": {"slice": number.to_string()}});
+            let selector = json!({"matchLabels": {"slice": number.to_string()}});
+            let spec = with(
+                single(POOL, json!(0), template.clone()),
+                "selector",
+                selector,
+            );
             self.lab.put_check(&check(number), spec).await?;
         }
-        drop(nodes);
         let healthy = i64::try_from(per_check)?;
         for number in 0..CHECKS {
             let limit = Duration::from_secs(30);

@@ -182,7 +182,8 @@ pub fn manifest(documents: &[Value]) -> String {
     documents
         .iter()
         .map(|one| format!("---\n{one}\n"))
-        .collect()
+        .collect::<Vec<_>>()
+        .concat()
 }
 
 /// Roles and templates of the family's other remediators.

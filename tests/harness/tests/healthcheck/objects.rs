@@ -131,7 +131,7 @@ async fn template(lab: &Lab) -> anyhow::Result<()> {
         .await?;
     // Nothing new, but what has recovered is let go.
     lab.break_nodes(&nodes[1..2], "Unknown", false).await?;
-    lab.says(name, "not remediating restored-2", SOON).await?;
+    lab.says(name, "restored-1, restored-2", SOON).await?;
     lab.heal_nodes(&nodes[..1]).await?;
     lab.remediated(&kind, &nodes, 0, SOON).await?;
     lab.cluster.apply_text(&own.to_string()).await?;

@@ -34,10 +34,6 @@ pub(crate) fn scenarios(lab: &Lab) -> Vec<Scenario<'_>> {
         ),
         ("held back by maintenance", maintenance(lab).boxed_local()),
         (
-            "held back by another control plane node",
-            control_plane(lab).boxed_local(),
-        ),
-        (
             "held back by a missing template, which then comes",
             template(lab).boxed_local(),
         ),
@@ -273,7 +269,7 @@ async fn maintenance(lab: &Lab) -> anyhow::Result<()> {
 }
 
 /// Two health checks, two kinds, one control plane: one node at a time.
-async fn control_plane(lab: &Lab) -> anyhow::Result<()> {
+pub(crate) async fn control_plane(lab: &Lab) -> anyhow::Result<()> {
     let (snr, far) = (
         kinds::self_node_remediation(),
         kinds::fence_agents_remediation(),

@@ -323,7 +323,7 @@ fn kubelets_of_different_versions_count_as_an_upgrade_if_that_is_wanted() {
         if wanted {
             assert!(reason(&world).contains("its kubelets have the versions v1.36.2, v1.36.3"));
             world.edit_node("w3", |node| {
-                node.kubelet_version = Some("v1.36.3".to_owned())
+                node.kubelet_version = Some("v1.36.3".to_owned());
             });
             assert_eq!(creations(&world.pass()), ["w1"]);
         }
