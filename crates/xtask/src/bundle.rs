@@ -288,10 +288,10 @@ fn scorecard() -> Result<String> {
 fn dockerfile(annotations: &Value) -> String {
     let mut text = format!("{}FROM scratch\n\n", yaml::HEADER);
     for (key, value) in annotations.as_object().into_iter().flatten() {
-        text.push_str(&format!(
+        text.extend([format!(
             "LABEL {key}={}\n",
             value.as_str().unwrap_or_default()
-        ));
+        )]);
     }
     text.push_str(
         "\nCOPY manifests /manifests/\nCOPY metadata /metadata/\nCOPY tests/scorecard /tests/scorecard/\n",

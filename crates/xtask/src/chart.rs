@@ -147,17 +147,17 @@ fn actions(operator: &Operator, document: &str) -> Result<String> {
         if let Some((key, token)) = line.trim_start().split_once(": TOKENblock-") {
             let expression = format!("$operator.{token}");
             let deeper = indent + 2;
-            text.push_str(&format!(
+            text.extend([format!(
                 "{pad}{{{{- with {expression} }}}}\n{pad}{key}:\n{pad}  {{{{- toYaml . | nindent {deeper} }}}}\n{pad}{{{{- end }}}}\n"
-            ));
+            )]);
             continue;
         }
         if let Some(name) = line.trim_start().strip_prefix("TOKENinclude-") {
             let name = name.trim_end_matches(": true");
             let prefix = operator.prefix;
-            text.push_str(&format!(
+            text.extend([format!(
                 "{pad}{{{{- include \"medik8s.{name}\" (dict \"root\" $ \"operator\" $operator \"prefix\" \"{prefix}\") | nindent {indent} }}}}\n"
-            ));
+            )]);
             continue;
         }
         let line = line
@@ -224,13 +224,13 @@ fn choices(operator: &Operator, document: &str) -> Result<String> {
     for line in text.lines() {
         let pad = " ".repeat(line.len() - line.trim_start().len());
         if line.trim_start() == "- TOKENarguments" {
-            out.push_str(&format!(
+            out.extend([format!(
                 "{pad}{{{{- range $operator.extraArgs }}}}\n{pad}- {{{{ . | quote }}}}\n{pad}{{{{- end }}}}\n"
-            ));
+            )]);
         } else if line.trim_start().starts_with("priorityClassName:") {
-            out.push_str(&format!(
+            out.extend([format!(
                 "{pad}{{{{- with $operator.priorityClassName }}}}\n{pad}priorityClassName: {{{{ . }}}}\n{pad}{{{{- end }}}}\n"
-            ));
+            )]);
         } else {
             out.push_str(line);
             out.push('\n');

@@ -133,7 +133,7 @@ fn generated() -> Result<tree::Tree> {
     chart::generate(&mut tree)?;
     bundle::generate(&mut tree, &root(), &bundle::Release::default())?;
     reference::generate(&mut tree)?;
-    runbook::generate(&mut tree)?;
+    runbook::generate(&mut tree);
     Ok(tree)
 }
 

@@ -17,7 +17,7 @@ pub(crate) fn generate(tree: &mut Tree) -> Result<()> {
          `1h30m`. A dot means a field in a field, `[]` an item of a list, `{}` a value of a map.\n",
     );
     for operator in OPERATORS {
-        text.push_str(&format!("\n## {}\n", operator.package));
+        text.extend([format!("\n## {}\n", operator.package)]);
         for crd in medik8s_api::crd::all() {
             if operator.groups.contains(&crd.spec.group.as_str()) {
                 kind(&crd, &mut text)?;
@@ -42,7 +42,7 @@ fn kind(crd: &CustomResourceDefinition, text: &mut String) -> Result<()> {
         } else {
             format!(", short {}", code_list(&short))
         };
-        text.push_str(&format!(
+        text.extend([format!(
             "\n### {}\n\n`{}/{}`, {}{short}. {}\n",
             names.kind,
             crd.spec.group,
@@ -53,7 +53,7 @@ fn kind(crd: &CustomResourceDefinition, text: &mut String) -> Result<()> {
                 "namespaced"
             },
             sentence(schema.description.as_deref()),
-        ));
+        )]);
         for part in ["spec", "status"] {
             let Some(fields) = schema.properties.as_ref().and_then(|all| all.get(part)) else {
                 continue;

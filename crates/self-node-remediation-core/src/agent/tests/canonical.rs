@@ -87,6 +87,7 @@ impl Seen<'_> {
             },
             plain @ (Evidence::Tick
             | Evidence::Watched(_)
+            | Evidence::WatchedGone(_)
             | Evidence::Nodes { .. }
             | Evidence::NodesFailed
             | Evidence::Opened { .. }
