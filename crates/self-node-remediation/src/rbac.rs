@@ -6,6 +6,8 @@
 use medik8s_api::names::snr;
 use medik8s_runtime::rbac::{self, Rule, RuleSet};
 
+use crate::install::rotation;
+
 const GROUP: &[&str] = &["self-node-remediation.medik8s.io"];
 
 const REMEDIATIONS: &[Rule] = &[
@@ -102,9 +104,20 @@ const INSTALL: &[Rule] = &[
     Rule::new(
         &[""],
         &["secrets"],
-        &["get", "create", "delete"],
-        "keeps the certificates with which agents and manager authenticate to each other",
+        &["create"],
+        "makes the certificates with which agents and manager authenticate to each other",
     ),
+    Rule::new(
+        &[""],
+        &["secrets"],
+        &["get", "delete"],
+        "reads and replaces the certificates of the agents",
+    )
+    .named(&[
+        snr::CERTIFICATES_SECRET,
+        rotation::BOTH_SECRET,
+        rotation::NEXT_SECRET,
+    ]),
 ];
 
 const WEBHOOKS: &[Rule] = &[rbac::WEBHOOK_CONFIGURATIONS.named(&[
