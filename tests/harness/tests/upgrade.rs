@@ -284,7 +284,7 @@ async fn finished(
     ensure!(
         [snr::PHASE_REBOOT_COMPLETED, snr::PHASE_FENCING_COMPLETED]
             .iter()
-            .any(|known| phase.as_deref() == Some(known)),
+            .any(|known| phase.as_deref() == Some(*known)),
         "went back to {phase:?}"
     );
     cluster
