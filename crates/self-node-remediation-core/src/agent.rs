@@ -24,8 +24,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::announcement::{Announcement, StoppedFeeding};
 use crate::budget::Timing;
 use crate::ids::{NodeName, Uid};
@@ -43,6 +41,7 @@ mod check;
 mod ending;
 mod fencing;
 mod nodes;
+mod notice;
 mod record;
 mod rounds;
 #[cfg(test)]
@@ -52,6 +51,7 @@ mod watchdog;
 
 pub use announcing::{Announcing, InForce};
 pub(crate) use canonical::Shift;
+pub use notice::{Notice, Reason};
 pub use record::{RECORD_VERSION, Recorded, RecordedFencing};
 pub use wake::next_wake;
 
@@ -239,60 +239,6 @@ pub enum Command {
     Tell(Notice),
     /// End the process, leaving an open watchdog armed.
     Exit,
-}
-
-/// What people should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Notice {
-    /// An API check failed.
-    CheckFailed {
-        /// How many in a row.
-        errors: u32,
-    },
-    /// The first successful check after failed ones.
-    ContactRegained,
-    /// Peers are asked.
-    Asking {
-        /// How many.
-        peers: usize,
-    },
-    /// A peer said that we are healthy.
-    PeerSaysHealthy,
-    /// Most peers have no API either.
-    ControlPlaneOutage,
-    /// A round ended without a decision.
-    RoundUndecided {
-        /// How many said "API error".
-        api_errors: usize,
-        /// How many said nothing.
-        silent: usize,
-    },
-    /// The permit ran out: the watchdog is no longer fed.
-    PermitExpired,
-    /// The watchdog is armed.
-    Armed {
-        /// Its timeout in seconds.
-        timeout: u64,
-    },
-    /// There is no usable watchdog.
-    NoWatchdog,
-    /// Fencing has begun.
-    Fencing(Reason),
-    /// Fencing has begun, but neither a watchdog nor software may reset this machine.
-    CannotReboot,
-    /// Too few peers to fence ourselves for isolation.
-    NoElectorate,
-}
-
-/// Why the node fences itself.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum Reason {
-    /// We read the order.
-    Ordered(Uid),
-    /// A peer knows of a remediation for us.
-    PeerSaysUnhealthy,
-    /// No proof of health was to be had for the whole span.
-    Isolated,
 }
 
 /// What the agent knows and has decided.
