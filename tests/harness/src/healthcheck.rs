@@ -384,6 +384,15 @@ impl Lab {
         Ok(())
     }
 
+    /// Waits until nobody holds the lease of a node: that follows the last remediation, within moments.
+    pub async fn given_back(&self, node: &str) -> anyhow::Result<()> {
+        let what = format!("the lease of {node} to be given back");
+        wait::until(&what, Duration::from_secs(10), async || {
+            Ok((!self.leases().await?.contains_key(node)).then_some(()))
+        })
+        .await
+    }
+
     /// Holder of the lease of each node.
     pub async fn leases(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let leases: Api<Lease> = Api::namespaced(self.cluster.admin(), LEASES);

@@ -106,8 +106,9 @@ async fn two_checks(lab: &Lab) -> anyhow::Result<()> {
         lab.reason(check, SOON, |status| status.healthy_nodes == Some(6))
             .await?;
     }
-    let left = lab.leases().await?;
-    ensure!(!left.keys().any(|node| sick.contains(node)), "{left:?}");
+    for node in sick {
+        lab.given_back(node).await?;
+    }
     Ok(())
 }
 
@@ -211,7 +212,7 @@ async fn node(lab: &Lab) -> anyhow::Result<()> {
             && status.phase.as_deref() == Some("Enabled")
     })
     .await?;
-    ensure!(!lab.leases().await?.contains_key(&nodes[0]));
+    lab.given_back(&nodes[0]).await?;
     // A node of that name is judged as any other.
     lab.add_nodes(name, &nodes[..1], "worker").await?;
     lab.reason(name, SOON, |status| status.healthy_nodes == Some(3))
@@ -241,8 +242,7 @@ async fn selector(lab: &Lab) -> anyhow::Result<()> {
     .await?;
     lab.reason(name, SOON, |status| status.observed_nodes == Some(2))
         .await?;
-    ensure!(!lab.leases().await?.contains_key(&nodes[0]));
-    Ok(())
+    lab.given_back(&nodes[0]).await
 }
 
 /// Garbage collection takes its remediations; its leases are given back.
@@ -259,8 +259,5 @@ async fn check(lab: &Lab) -> anyhow::Result<()> {
     // Kubernetes collects what the health check owned; it learns of new kinds every 30 s.
     let limit = std::time::Duration::from_mins(1);
     lab.remediated(&kind, &nodes, 0, limit).await?;
-    medik8s_harness::wait::until("the lease to be given back", SOON, async || {
-        Ok((!lab.leases().await?.contains_key(&nodes[0])).then_some(()))
-    })
-    .await
+    lab.given_back(&nodes[0]).await
 }
