@@ -7,6 +7,7 @@
 //! * The loop never waits for anything outside: reads, writes, peers and the device report back
 //!   through the inbox. Only the state folder is written in place; it is a tmpfs.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -211,8 +212,8 @@ impl Driver {
                 }
                 self.answer_served(started, list.as_ref())
             }
-            Input::Relay(request) => {
-                self.relay(&request);
+            Input::Relay(request, caller) => {
+                self.relay(&request, caller);
                 Ok(())
             }
             Input::PeersChanged => {
@@ -452,12 +453,18 @@ impl Driver {
     }
 
     /// Passes the last words of another node on.
-    fn relay(&mut self, request: &RelayRequest) {
+    /// Passes last words on. All agents share one certificate, which is in the hands of whoever broke into one node, and
+    /// the words free a workload: only the agent of the node itself may say them, by its address.
+    fn relay(&mut self, request: &RelayRequest, caller: IpAddr) {
         let node = NodeName::new(request.node_name.as_str());
         let (Some(node), Ok(words)) = (node, request.words.parse::<StoppedFeeding>()) else {
             tracing::warn!(?request, "these last words cannot be understood");
             return;
         };
+        if !self.parts.directory.addresses(&node).contains(&caller) {
+            tracing::warn!(%node, %words, %caller, "these last words are not from the node's agent");
+            return;
+        }
         tracing::warn!(%node, %words, "a peer asks to tell that its feeding has stopped");
         if !self.relayed.add(node, words) {
             return;

@@ -1,5 +1,7 @@
 //! What reaches the loop.
 
+use std::net::IpAddr;
+
 use medik8s_watchdog::Notice as FeederNotice;
 use self_node_remediation_core::agent::{Evidence, Listed};
 use self_node_remediation_core::time::BootInstant;
@@ -16,7 +18,7 @@ pub enum Input {
     /// A peer, or the manager, asks.
     Question(HealthRequest, oneshot::Sender<PeerAnswer>),
     /// A peer that cannot reach the API server asks to pass its last words on.
-    Relay(RelayRequest),
+    Relay(RelayRequest, IpAddr),
     /// A list that was made for questions ended.
     ListedForPeers {
         /// When the first request was sent.

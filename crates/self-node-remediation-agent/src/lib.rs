@@ -50,7 +50,7 @@ use kube::{Api, Client, ResourceExt};
 use medik8s_api::SelfNodeRemediation;
 use medik8s_api::names::EVENT_PREFIX;
 use medik8s_api::names::snr::{AGENT_EVENT_SOURCE, AGENT_SERVICE};
-use medik8s_runtime::cli::Product;
+use medik8s_runtime::cli::{BindAddress, Product};
 use medik8s_runtime::client::{Access, Profile};
 use medik8s_runtime::clock::Clock;
 use medik8s_runtime::informer::Informer;
@@ -216,7 +216,12 @@ pub async fn guard(
         &identity,
         settings.timing.peer_dial_timeout(),
         settings.timing.peer_request_timeout(),
-    )?;
+    )?
+    // Who is told to serve at one address calls from there too: peers know this agent by its address.
+    .calling_from(match args.peer_bind_address {
+        Some(BindAddress::Address(address)) => Some(address.ip()),
+        Some(BindAddress::Any(_) | BindAddress::Name(..) | BindAddress::Disabled) | None => None,
+    });
     let asker = ask::Asker {
         client: peers,
         node: settings.node.clone(),
@@ -514,7 +519,7 @@ async fn stand_by(folder: Folder, inbox: &mut inbox::Receiver) -> anyhow::Result
                     Input::Evidence(_)
                     | Input::Feeder(_)
                     | Input::Question(..)
-                    | Input::Relay(_)
+                    | Input::Relay(..)
                     | Input::ListedForPeers { .. }
                     | Input::PeersChanged,
                 ) => {}

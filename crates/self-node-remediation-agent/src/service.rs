@@ -45,7 +45,7 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let words: TakeWords = Arc::new({
         let inbox = inbox.clone();
-        move |request| inbox.send(Input::Relay(request))
+        move |request, caller| inbox.send(Input::Relay(request, caller))
     });
     let answer = move |question: HealthRequest| {
         let (standing_by, inbox) = (Arc::clone(&standing_by), inbox.clone());

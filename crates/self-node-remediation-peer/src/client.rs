@@ -1,7 +1,7 @@
 //! Asking one peer.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
@@ -60,6 +60,7 @@ pub struct Client {
     tls: TlsConnector,
     dial: Duration,
     request: Duration,
+    from: Option<IpAddr>,
 }
 
 impl std::fmt::Debug for Client {
@@ -67,6 +68,7 @@ impl std::fmt::Debug for Client {
         f.debug_struct("Client")
             .field("dial", &self.dial)
             .field("request", &self.request)
+            .field("from", &self.from)
             .finish_non_exhaustive()
     }
 }
@@ -76,7 +78,19 @@ impl Client {
     /// sent to the peer as `grpc-timeout`.
     pub fn new(identity: &Identity, dial: Duration, request: Duration) -> Result<Self, TlsError> {
         let tls = TlsConnector::from(identity.client_config()?);
-        Ok(Self { tls, dial, request })
+        Ok(Self {
+            tls,
+            dial,
+            request,
+            from: None,
+        })
+    }
+
+    /// Calls from this address of the host instead of the one that the routes choose.
+    #[must_use]
+    pub const fn calling_from(mut self, address: Option<IpAddr>) -> Self {
+        self.from = address;
+        self
     }
 
     /// Asks the peer at `address`.
@@ -125,13 +139,24 @@ impl Client {
             .map_err(|status| AskError::Refused(Box::new(status)))
     }
 
+    async fn reach(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
+        let Some(from) = self.from else {
+            return TcpStream::connect(address).await;
+        };
+        let socket = if from.is_ipv6() {
+            TcpSocket::new_v6()?
+        } else {
+            TcpSocket::new_v4()?
+        };
+        socket.bind(SocketAddr::new(from, 0))?;
+        socket.connect(address).await
+    }
+
     async fn connect(
         &self,
         address: SocketAddr,
     ) -> Result<(SendRequest<Body>, DriverGuard), AskError> {
-        let tcp = TcpStream::connect(address)
-            .await
-            .map_err(AskError::Connect)?;
+        let tcp = self.reach(address).await.map_err(AskError::Connect)?;
         tcp.set_nodelay(true).map_err(AskError::Connect)?;
         let tls = self
             .tls

@@ -90,8 +90,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Takes in last words that are to be passed on. Must not block.
-pub type TakeWords = Arc<dyn Fn(RelayRequest) + Send + Sync>;
+/// Takes in last words that are to be passed on, and the address they came from. Must not block.
+pub type TakeWords = Arc<dyn Fn(RelayRequest, IpAddr) + Send + Sync>;
 
 /// Answers questions until `stop` resolves. `answer` is called once per question. Last words of others are not taken.
 pub async fn serve<F, A>(
@@ -145,6 +145,8 @@ where
                     answer: answer.clone(),
                     limit: settings.answer,
                     relay: relay.clone(),
+                    // IPv4 on a socket that takes both.
+                    caller: peer.ip().to_canonical(),
                 };
                 let connection = connection(tcp, tls.clone(), settings, service);
                 connections.spawn(async move {
@@ -224,6 +226,7 @@ struct IsHealthy<F> {
     answer: F,
     limit: Duration,
     relay: Option<TakeWords>,
+    caller: IpAddr,
 }
 
 impl<F, A> tower::Service<tonic::Request<HealthRequest>> for IsHealthy<F>
@@ -257,7 +260,7 @@ where
 }
 
 /// The extension.
-struct Relay(TakeWords);
+struct Relay(TakeWords, IpAddr);
 
 impl tower::Service<tonic::Request<RelayRequest>> for Relay {
     type Response = tonic::Response<RelayResponse>;
@@ -269,7 +272,7 @@ impl tower::Service<tonic::Request<RelayRequest>> for Relay {
     }
 
     fn call(&mut self, request: tonic::Request<RelayRequest>) -> Self::Future {
-        (self.0)(request.into_inner());
+        (self.0)(request.into_inner(), self.1);
         std::future::ready(Ok(tonic::Response::new(RelayResponse {})))
     }
 }
@@ -295,12 +298,13 @@ where
         if request.uri().path() == RELAY_PATH
             && let Some(relay) = self.0.relay.clone()
         {
+            let caller = self.0.caller;
             return Box::pin(async move {
                 let codec = SmallCodec::<RelayResponse, RelayRequest>::default();
                 let mut grpc = tonic::server::Grpc::new(codec)
                     .max_decoding_message_size(MAX_MESSAGE)
                     .max_encoding_message_size(MAX_MESSAGE);
-                Ok(grpc.unary(Relay(relay), request).await)
+                Ok(grpc.unary(Relay(relay, caller), request).await)
             });
         }
         if request.uri().path() != IS_HEALTHY_PATH {

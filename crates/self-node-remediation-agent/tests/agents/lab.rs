@@ -27,7 +27,9 @@ use self_node_remediation_agent::inbox::{self, Input, Sender};
 use self_node_remediation_agent::settings::Settings;
 use self_node_remediation_agent::{Links, Setup, guard};
 use self_node_remediation_core::announcement::Announcement;
-use self_node_remediation_peer::{AskError, CertificateSet, Client, HealthRequest, HealthResponse};
+use self_node_remediation_peer::{
+    AskError, CertificateSet, Client, HealthRequest, HealthResponse, RelayRequest,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
@@ -438,6 +440,19 @@ impl Lab {
     /// Asks the successor.
     pub(crate) async fn ask_successor(&self, about: &str) -> Result<HealthResponse, AskError> {
         self.ask_at(self.successor_address(), about, "").await
+    }
+
+    /// Asks the agent of `node` to pass last words of `about` on, from an address of no agent.
+    pub(crate) async fn relay_from_elsewhere(&self, node: &str, about: &str, words: &str) {
+        let identity = self.certificates.identity().unwrap();
+        let limit = Duration::from_secs(5);
+        let client = Client::new(&identity, limit, limit).unwrap();
+        let request = RelayRequest {
+            node_name: about.to_owned(),
+            words: words.to_owned(),
+        };
+        let address = (self.nodes[node].address, self.port).into();
+        client.relay(address, request).await.unwrap();
     }
 
     async fn ask_at(

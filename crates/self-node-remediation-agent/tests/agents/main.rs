@@ -372,6 +372,15 @@ async fn last_words_are_passed_on_by_a_peer() {
     assert_eq!(lab.annotation("w1", STOPPED_FEEDING_ANNOTATION), None);
 }
 
+/// All agents share a certificate. Whoever took it from one node must not free the workload of another.
+#[tokio::test]
+async fn last_words_from_elsewhere_are_not_passed_on() {
+    let (lab, _agents) = three_armed().await;
+    lab.relay_from_elsewhere("w2", "w1", "boot-of-w1/5").await;
+    pause(2).await;
+    assert_eq!(lab.annotation("w2", RELAYED_WORDS_ANNOTATION), None);
+}
+
 async fn peers_keep_a_node_without_api_up() {
     let (lab, _agents) = three_armed().await;
     lab.set_reachable("w1", false);

@@ -35,10 +35,11 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(500), Duration::from_s
 pub const EVENT_UNPROTECTED: &str = "AgentPolicyUnavailable";
 
 /// Annotations that agents write.
-const ANNOTATIONS: [&str; 5] = [
+const ANNOTATIONS: [&str; 6] = [
     snr::AGENT_VERSION_ANNOTATION,
     snr::ANNOUNCED_ANNOTATION,
     snr::IS_REBOOT_CAPABLE_ANNOTATION,
+    snr::RELAYED_WORDS_ANNOTATION,
     snr::STOPPED_FEEDING_ANNOTATION,
     snr::WATCHDOG_TIMEOUT_ANNOTATION,
 ];
