@@ -3,8 +3,9 @@
 //! The device that an earlier process of this boot used comes first: its timer runs, and only feeding
 //! that very device keeps the node up. Then the configured file. If it does not exist, `softdog` is loaded and the youngest
 //! `/dev/watchdog*` is taken (the original's rule). If what was found is busy or useless, the
-//! other devices are tried, and softdog at the end. The first two are busy when they stay so for two
-//! seconds.
+//! other devices are tried, and softdog at the end. The first two count as busy only when they stay so
+//! for a while: during a take-over the original's agent holds the device until its pod has ended, and
+//! what is armed instead stays in use until the machine boots.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,9 +15,7 @@ use std::time::Duration;
 use crate::device::{DeviceError, DeviceFile, WatchdogDevice};
 use crate::host::Host;
 
-/// How often a busy configured device is tried again, and the pause between. A predecessor that is
-/// ending may have given up its lock but not yet this device.
-const BUSY_TRIES: u32 = 20;
+/// Pause before a busy device is tried again.
 const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the caller wants and allows.
@@ -27,6 +26,8 @@ pub struct ArmRequest<'a> {
     pub configured: &'a Path,
     /// A timeout to set, if one is configured.
     pub timeout: Option<Duration>,
+    /// How long the two devices above may be busy before another one is looked for.
+    pub patience: Duration,
     /// Opening and setting the timeout feed the device, so each is preceded by this question:
     /// is there a valid permit right now?
     pub permitted: &'a dyn Fn() -> bool,
@@ -157,15 +158,21 @@ impl Search<'_> {
             return Ok(None);
         }
         let is_known = path == self.request.configured || Some(path) == self.request.earlier;
-        let mut tries = if is_known { BUSY_TRIES } else { 1 };
+        let mut patience = if is_known {
+            self.request.patience
+        } else {
+            Duration::ZERO
+        };
         let device = loop {
             if !self.permitted() {
                 return Err(std::mem::take(&mut self.report));
             }
-            tries = tries.saturating_sub(1);
             match self.host.watchdogs().open(path, self.request.may_release) {
                 Ok(device) => break device,
-                Err(DeviceError::Busy) if tries > 0 => std::thread::sleep(BUSY_PAUSE),
+                Err(DeviceError::Busy) if patience > Duration::ZERO => {
+                    patience = patience.saturating_sub(BUSY_PAUSE);
+                    std::thread::sleep(BUSY_PAUSE);
+                }
                 Err(error) => {
                     self.refuse(path, describe(&error));
                     return Ok(None);

@@ -16,6 +16,9 @@ use crate::inbox::{Input, Sender};
 /// machine; it did not, so it is none.
 const LOST_AFTER: Duration = Duration::from_secs(5);
 
+/// How long the agent of the original may hold the device after this one has started beside it.
+const HELD: Duration = Duration::from_mins(1);
+
 /// While there is no permit, opening waits this long before it looks again.
 const PERMIT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -120,6 +123,7 @@ impl Device {
         let request = ArmRequest {
             earlier: self.0.earlier.get().map(PathBuf::as_path),
             configured: &self.0.path,
+            patience: HELD,
             timeout,
             permitted: &|| self.is_permitted(),
             may_release,

@@ -142,6 +142,7 @@ fn request(timeout: Option<u64>) -> ArmRequest<'static> {
         earlier: None,
         configured: Path::new("/dev/watchdog"),
         timeout: timeout.map(Duration::from_secs),
+        patience: Duration::from_millis(500),
         permitted: &|| true,
         may_release: true,
     }
