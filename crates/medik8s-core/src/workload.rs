@@ -28,6 +28,9 @@ pub struct PodDeletion {
     pub name: String,
     /// The only incarnation that may be deleted.
     pub uid: String,
+    /// The version that was judged. A pod keeps its UID when its node reboots; the kubelet of the new boot changes the
+    /// version.
+    pub resource_version: Option<String>,
 }
 
 /// Pods of a node to delete by force: all that were created before `fenced`, also those of
@@ -82,6 +85,7 @@ fn deletions<'a>(
                 namespace: metadata.namespace.clone()?,
                 name: metadata.name.clone()?,
                 uid: metadata.uid.clone()?,
+                resource_version: metadata.resource_version.clone(),
             })
         })
         .collect();

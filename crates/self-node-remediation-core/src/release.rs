@@ -63,8 +63,10 @@ pub enum AgentPods {
     None,
     /// All carry our marker.
     Ours,
-    /// At least one does not: it may be an agent that announces nothing.
+    /// At least one does not, and it runs: it may be an agent that announces nothing.
     Old,
+    /// At least one does not, and it has not been started: nobody guards the node.
+    Unstarted,
 }
 
 impl Node {
@@ -72,7 +74,7 @@ impl Node {
     pub fn announces(&self) -> bool {
         match self.agent {
             AgentPods::Ours => true,
-            AgentPods::Old => false,
+            AgentPods::Old | AgentPods::Unstarted => false,
             AgentPods::None => {
                 let boot = self.announced.as_ref().map(|said| &said.boot);
                 boot.is_some() && boot == self.kubelet_boot.as_ref()
@@ -149,7 +151,7 @@ pub fn terms(
     workers: usize,
     user: Option<Duration>,
 ) -> Result<Result<OrderTerms, Missing>, BudgetError> {
-    if node.agent == AgentPods::None {
+    if matches!(node.agent, AgentPods::None | AgentPods::Unstarted) {
         return Ok(Err(Missing::Agent));
     }
     if !node.reboot_capable {
@@ -244,8 +246,12 @@ pub struct Seen<'a> {
     pub acknowledged: &'a BTreeSet<NodeName>,
     /// Whether the members that had not acknowledged were asked in this pass.
     pub asked: bool,
+    /// Whether so many other workers are sick that the control plane may be the cause.
+    pub storm: bool,
     /// t_s: the last check with a storm, or the first check of this manager.
     pub calm_since: Timestamp,
+    /// Since when this very manager has looked at the order, without a gap in which another could have.
+    pub watched_since: Timestamp,
     /// D, for the storm guard.
     pub guard_wait: Duration,
     /// The kubelet's Lease was last renewed then.
@@ -289,6 +295,8 @@ pub enum Hold {
     NoAnnouncement,
     /// The kubelet reports no boot ID.
     NoBootId,
+    /// Most other workers are sick (mixed operation).
+    Storm,
     /// The order names no time.
     NoTime,
     /// The order names no boot, and the kubelet was heard after it was given.
@@ -416,6 +424,8 @@ pub fn decide(seen: &Seen<'_>, now: Timestamp) -> Result<Decision, BudgetError> 
     let was_announced = times.bound.is_some() && node.agent == AgentPods::None;
     let by_time = if node.announces() || was_announced {
         by_announcement(seen, recorded, times, now)?
+    } else if node.agent == AgentPods::Unstarted {
+        Decision::Hold(Hold::NoAnnouncement)
     } else if remediation.deleting {
         Decision::Hold(Hold::OldAgentAndDeleted)
     } else {
@@ -463,8 +473,8 @@ fn last_words(
         };
         return Ok(Some(Decision::Record(times)));
     };
-    // Whatever this manager recorded itself is not older than its own first check.
-    let by_another = first_sight < seen.calm_since;
+    // Whatever this manager recorded itself is not older than its own first look.
+    let by_another = first_sight < seen.watched_since;
     let wait = budget::after_last_words(words.timeout, by_another)?;
     let until = later(first_sight, wait)?;
     let by = By::LastWords;
@@ -521,6 +531,9 @@ fn by_announcement(
 
 /// Mixed operation: the storm guard (fencing-safety 4 ii).
 fn guarded(seen: &Seen<'_>, times: &OrderTimes, now: Timestamp) -> Decision {
+    if seen.storm {
+        return Decision::Hold(Hold::Storm);
+    }
     let until = times
         .seen
         .max(seen.calm_since)

@@ -69,12 +69,14 @@ pub struct Remediator {
     pub capability: Capability,
     /// Copy of the configurations in the own namespace.
     pub configs: Cache<SelfNodeRemediationConfig>,
-    /// Copy of all remediations: only to find others for the same node.
+    /// Copy of all remediations.
     pub remediations: Cache<SelfNodeRemediation>,
     /// Metadata of all nodes: who may acknowledge.
     pub nodes: Cache<NodeMetadata>,
     /// What this process remembers.
     pub memory: Memory,
+    /// Remediations take their marks off one after the other.
+    pub cleaning: Arc<tokio::sync::Mutex<()>>,
     /// Own series.
     pub metrics: RemediationMetrics,
 }

@@ -174,6 +174,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         remediations: remediations.cache(),
         nodes: nodes.cache(),
         memory: Memory::default(),
+        cleaning: Arc::default(),
         metrics: RemediationMetrics::new(&operator.metrics)?,
     });
     let guarded = remediator.remediations.clone();

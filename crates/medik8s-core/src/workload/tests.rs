@@ -67,7 +67,8 @@ fn every_pod_of_the_fenced_node_goes() {
         PodDeletion {
             namespace: "ns".to_owned(),
             name: "plain".to_owned(),
-            uid: "uid-plain".to_owned()
+            uid: "uid-plain".to_owned(),
+            resource_version: None,
         }
     );
 }

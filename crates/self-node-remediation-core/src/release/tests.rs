@@ -115,7 +115,9 @@ struct View {
     peers: Vec<Peer>,
     acknowledged: BTreeSet<NodeName>,
     asked: bool,
+    storm: bool,
     calm_since: Timestamp,
+    watched_since: Timestamp,
     guard_wait: Duration,
     kubelet_seen: Option<Timestamp>,
 }
@@ -129,7 +131,9 @@ fn view() -> View {
         peers: peers(),
         acknowledged: BTreeSet::new(),
         asked: true,
+        storm: false,
         calm_since: at(1),
+        watched_since: at(1),
         guard_wait: secs(180),
         kubelet_seen: None,
     }
@@ -145,7 +149,9 @@ impl View {
             peers: &self.peers,
             acknowledged: &self.acknowledged,
             asked: self.asked,
+            storm: self.storm,
             calm_since: self.calm_since,
+            watched_since: self.watched_since,
             guard_wait: self.guard_wait,
             kubelet_seen: self.kubelet_seen,
         };
@@ -360,6 +366,16 @@ fn last_words_release_after_twice_the_timeout() {
         }
     );
     assert_eq!(sick.decide(22), Decision::Release(By::LastWords));
+    // Another manager saw them first: its clock may be ahead of this one's.
+    sick.watched_since = at(11);
+    assert_eq!(
+        sick.decide(22),
+        Decision::Wait {
+            until: at(27),
+            by: By::LastWords
+        }
+    );
+    sick.watched_since = at(1);
     // Of an earlier boot they say nothing.
     sick.node.last_words = Some(StoppedFeeding {
         boot: boot("b0"),
@@ -426,6 +442,11 @@ fn an_old_agent_is_guarded_against_storms() {
         }
     );
     assert_eq!(old.decide(181), Decision::Release(By::GuardedTime));
+    // However late it is; and the same words each time, or telling them would never end.
+    old.storm = true;
+    old.calm_since = at(900);
+    assert_eq!(old.decide(900), Decision::Hold(Hold::Storm));
+    old.storm = false;
     old.calm_since = at(100);
     assert_eq!(
         old.decide(181),

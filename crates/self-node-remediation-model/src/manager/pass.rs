@@ -69,7 +69,9 @@ impl Cluster {
             acknowledged: &acknowledged,
             asked: true,
             // This manager has looked since long ago, and nothing here is released by the storm guard.
+            storm: false,
             calm_since: Timestamp::UNIX_EPOCH,
+            watched_since: Timestamp::UNIX_EPOCH,
             guard_wait: Duration::from_hours(1),
             kubelet_seen: None,
         };
@@ -189,6 +191,7 @@ fn hold_text(hold: &Hold) -> &'static str {
         Hold::NoBound => "the node has no bound",
         Hold::NoAnnouncement => "the node's announcement is missing",
         Hold::NoBootId => "the node reports no boot ID",
+        Hold::Storm => "most others are sick",
         Hold::NoTime => "the order names no time",
         Hold::NoRecordedBoot => "the order names no boot",
         Hold::OldAgentAndDeleted => "an old agent runs",

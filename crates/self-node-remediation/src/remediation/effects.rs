@@ -1,6 +1,7 @@
 //! Carries out plans, one step at a time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
@@ -35,6 +36,9 @@ struct Current {
     object: SelfNodeRemediation,
     /// The finalizer was removed; the object may be gone.
     released: bool,
+    /// Held from the look at the other remediations of the node until the own finalizer is gone: of two that end at the
+    /// same time one sees the other's finalizer, not each.
+    turn: Option<tokio::sync::OwnedMutexGuard<()>>,
 }
 
 impl Remediator {
@@ -48,6 +52,7 @@ impl Remediator {
         let mut current = Current {
             object: seen.object.clone(),
             released: false,
+            turn: None,
         };
         let holding = plan.steps.iter().find_map(|step| match step {
             Step::Tell(Tale::Hold { key, .. }) => Some(*key),
@@ -114,7 +119,12 @@ impl Remediator {
                     self.on_node(seen, snr::EVENT_REMOVE_OUT_OF_SERVICE, text);
                 }
             }
-            Step::RemoveTaints => self.remove_taints(seen).await?,
+            Step::RemoveTaints => {
+                current.turn = Some(Arc::clone(&self.cleaning).lock_owned().await);
+                if !self.is_shared(key, seen).await? {
+                    self.remove_taints(seen).await?;
+                }
+            }
             Step::RemoveFinalizer => self.remove_finalizer(api, key, seen, current).await?,
             Step::Ask { times, quorum } => {
                 let Some(config) = &seen.config else {
@@ -331,13 +341,18 @@ impl Remediator {
         Ok(true)
     }
 
-    /// Deletes pods by UID. One that is gone or replaced is as good as deleted; other errors end the pass after all
-    /// have been tried.
+    /// Deletes pods by UID, by force only in the version that was judged: a node that comes back meanwhile may run the
+    /// same pod again. One that is gone or replaced is as good as deleted; other errors, among them a pod that changed,
+    /// end the pass after all have been tried, and the next one looks at the node anew.
     async fn delete_pods(&self, pods: &[PodDeletion], force: bool) -> Result<(), RemediationError> {
         let delete = |pod: &PodDeletion| {
             let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
             let which = Delete::uid(&pod.uid).background();
-            let which = if force { which.grace(0) } else { which };
+            let which = match (force, &pod.resource_version) {
+                (false, _) => which,
+                (true, None) => which.grace(0),
+                (true, Some(version)) => which.grace(0).resource_version(version),
+            };
             let (writer, name) = (self.writer.clone(), pod.name.clone());
             async move { writer.delete(&api, &name, &which).await }
         };

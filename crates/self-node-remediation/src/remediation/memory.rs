@@ -11,7 +11,7 @@ use medik8s_runtime::controller::ObjectKey;
 use self_node_remediation_core::ids::NodeName;
 use self_node_remediation_core::release::OrderTimes;
 
-/// A gap between two looks at the other nodes in which a storm could have gone unseen.
+/// A gap between two looks in which a storm, or another manager, could have gone unseen.
 const LONGEST_GAP: Duration = Duration::from_secs(15);
 
 /// Which order acknowledgements are of. A renewed order starts without any.
@@ -36,14 +36,31 @@ impl OrderKey {
 struct Remembered {
     acknowledged: Option<(OrderKey, BTreeSet<NodeName>)>,
     asked: bool,
-    calm: Option<Calm>,
+    calm: Option<Span>,
+    watched: Option<Span>,
     told: BTreeSet<String>,
 }
 
+/// A time of looks with no long gap between two of them.
 #[derive(Debug, Clone, Copy)]
-struct Calm {
+struct Span {
     since: Timestamp,
     checked: Timestamp,
+}
+
+impl Span {
+    /// One more look, after which the time goes on or, `anew`, begins; since when it goes on.
+    fn look(span: &mut Option<Self>, anew: bool, now: Timestamp) -> Timestamp {
+        let since = match *span {
+            Some(known) if !anew && time::elapsed(known.checked, now) <= LONGEST_GAP => known.since,
+            Some(_) | None => now,
+        };
+        *span = Some(Self {
+            since,
+            checked: now,
+        });
+        since
+    }
 }
 
 /// Memory of all remediations.
@@ -109,19 +126,20 @@ impl Memory {
     /// t_s: since when the other nodes are seen to be calm. A storm, the first look, and a gap
     /// between two looks start it anew.
     pub(super) fn calm_since(&self, key: &ObjectKey, storm: bool, now: Timestamp) -> Timestamp {
-        let mut memory = self.lock();
-        let calm = &mut memory.entry(key.clone()).or_default().calm;
-        let since = match *calm {
-            Some(known) if !storm && time::elapsed(known.checked, now) <= LONGEST_GAP => {
-                known.since
-            }
-            Some(_) | None => now,
-        };
-        *calm = Some(Calm {
-            since,
-            checked: now,
-        });
-        since
+        Span::look(
+            &mut self.lock().entry(key.clone()).or_default().calm,
+            storm,
+            now,
+        )
+    }
+
+    /// Since when this process looks at the order without a long gap.
+    pub(super) fn watched_since(&self, key: &ObjectKey, now: Timestamp) -> Timestamp {
+        Span::look(
+            &mut self.lock().entry(key.clone()).or_default().watched,
+            false,
+            now,
+        )
     }
 
     /// Whether this is to be told now: true once until `untell`.
@@ -181,6 +199,16 @@ mod tests {
             at(141),
             "nobody looked for 16 s"
         );
+    }
+
+    #[test]
+    fn a_manager_that_looks_all_the_time_has_seen_everything_itself() {
+        let (memory, key) = (Memory::default(), ObjectKey::namespaced("ns", "x"));
+        assert_eq!(memory.watched_since(&key, at(100)), at(100));
+        assert_eq!(memory.watched_since(&key, at(112)), at(100));
+        assert_eq!(memory.watched_since(&key, at(130)), at(130));
+        // Looks at the order are no looks at the other nodes.
+        assert_eq!(memory.calm_since(&key, false, at(131)), at(131));
     }
 
     #[test]

@@ -69,10 +69,10 @@ pub(super) struct Observed {
     pub(super) peers: Vec<Peer>,
     pub(super) acknowledged: BTreeSet<NodeName>,
     pub(super) asked: bool,
+    pub(super) storm: bool,
     pub(super) calm_since: Timestamp,
+    pub(super) watched_since: Timestamp,
     pub(super) kubelet_seen: Option<Timestamp>,
-    /// Another remediation with our finalizer is for the same node.
-    pub(super) shared: bool,
     pub(super) version: Option<ServerVersion>,
     /// Pods on the node; read only while the workload is removed.
     pub(super) pods: Vec<Pod>,
@@ -130,13 +130,7 @@ impl NodeSeen {
             last_words: annotation(snr::STOPPED_FEEDING_ANNOTATION)
                 .and_then(|text| text.parse::<StoppedFeeding>().ok()),
             control_plane: roles::is_control_plane(object.metadata.labels.as_ref()),
-            agent: if agents.is_empty() {
-                AgentPods::None
-            } else if agents.iter().all(|pod| has_marker(pod)) {
-                AgentPods::Ours
-            } else {
-                AgentPods::Old
-            },
+            agent: guards(&agents),
         };
         Self {
             excluded: node_facts::is_excluded(&object),
@@ -146,6 +140,24 @@ impl NodeSeen {
             facts,
             object,
         }
+    }
+}
+
+/// Who guards the node, by its agent pods that have not ended.
+fn guards(agents: &[&Pod]) -> AgentPods {
+    let runs = |pod: &Pod| {
+        let status = pod.status.as_ref();
+        status.and_then(|status| status.phase.as_deref()) == Some("Running")
+    };
+    if agents.is_empty() {
+        AgentPods::None
+    } else if agents.iter().all(|pod| has_marker(pod)) {
+        AgentPods::Ours
+    } else if agents.iter().any(|pod| has_marker(pod) || runs(pod)) {
+        AgentPods::Old
+    } else {
+        // An annotation of its predecessor may still say that the node can be reset.
+        AgentPods::Unstarted
     }
 }
 
@@ -256,11 +268,10 @@ impl Remediator {
             acknowledged: self.memory.acknowledged(key, times.as_ref()),
             asked: self.memory.take_asked(key),
             times,
+            storm: false,
             calm_since: Timestamp::MAX,
+            watched_since: Timestamp::MAX,
             kubelet_seen: None,
-            shared: target
-                .as_ref()
-                .is_some_and(|node| self.is_shared(key, node)),
             version: self.capability.current().map(|known| known.version),
             pods: Vec::new(),
             attachments: 0,
@@ -328,13 +339,14 @@ impl Remediator {
             node.facts.last_words = self.relayed(&node.facts.name, boot);
         }
         if seen.remediation.phase == Phase::PreRebootCompleted {
+            seen.watched_since = self.memory.watched_since(key, self.clock.now());
             if seen.remediation.boot.is_none() {
                 seen.kubelet_seen = self.kubelet_seen(&node.facts.name).await?;
             }
             let mixed = !node.facts.announces() || seen.peers.iter().any(|peer| !peer.our_agent);
             if mixed {
-                let storm = self.others(&node.facts.name).await?.is_storm();
-                seen.calm_since = self.memory.calm_since(key, storm, self.clock.now());
+                seen.storm = self.others(&node.facts.name).await?.is_storm();
+                seen.calm_since = self.memory.calm_since(key, seen.storm, self.clock.now());
             }
         }
         seen.found = Found::Node(Box::new(node));
@@ -348,13 +360,23 @@ impl Remediator {
         all.find_map(|relayed| relayed.about(node, boot).cloned())
     }
 
-    /// Whether another remediation that we have marked is for the node.
-    fn is_shared(&self, key: &ObjectKey, node: &NodeName) -> bool {
-        self.remediations.list().iter().any(|other| {
-            ObjectKey::of(&**other) != *key
-                && Remediation::parse(other)
-                    .is_some_and(|other| other.finalizer && other.target.node() == Some(node))
-        })
+    /// Whether another remediation that we have marked is for the node, by a consistent list.
+    pub(super) async fn is_shared(
+        &self,
+        key: &ObjectKey,
+        seen: &Observed,
+    ) -> Result<bool, RemediationError> {
+        let Found::Node(node) = &seen.found else {
+            return Ok(false);
+        };
+        let api = Api::<SelfNodeRemediation>::all(self.client.clone());
+        let all = read::list_all(&api, &ListParams::default()).await?;
+        Ok(all.iter().any(|other| {
+            ObjectKey::of(other) != *key
+                && Remediation::parse(other).is_some_and(|other| {
+                    other.finalizer && other.target.node() == Some(&node.facts.name)
+                })
+        }))
     }
 
     async fn attachments(&self, node: &NodeName) -> Result<usize, RemediationError> {

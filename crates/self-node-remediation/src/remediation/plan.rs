@@ -289,7 +289,6 @@ impl Draft<'_> {
             return;
         }
         if let Found::Node(node) = &self.seen.found
-            && !self.seen.shared
             && node.has_marks()
         {
             self.step(Step::RemoveTaints);

@@ -200,6 +200,12 @@ pub(super) fn waiting(until: Timestamp, by: By, times: Option<&OrderTimes>) -> S
              of an earlier version cannot acknowledge the order, so a short failure of the control \
              plane could have gone unseen"
         ),
+        (_, Some(seen), Some(quorum)) if times.and_then(|times| times.wd) == Some(0) => format!(
+            "it was ordered to reboot at {seen}, enough of its peers have acknowledged that at \
+             {quorum}, and its agent reboots it by software within {} s; it has no watchdog, so a \
+             machine that hangs is not covered",
+            times.and_then(|times| times.bound).unwrap_or_default(),
+        ),
         (_, Some(seen), Some(quorum)) => format!(
             "it was ordered to reboot at {seen}, enough of its peers have acknowledged that at \
              {quorum}, and its agent resets it within {} s and twice its watchdog timeout of {} s",
@@ -237,6 +243,7 @@ pub(super) const fn hold_reason(hold: &Hold) -> (&'static str, &'static str) {
         Hold::NoBound => (snr::EVENT_WAITING_FOR_EVIDENCE, "no-bound"),
         Hold::NoAnnouncement => (snr::EVENT_WAITING_FOR_EVIDENCE, "no-announcement"),
         Hold::NoBootId => (snr::EVENT_WAITING_FOR_EVIDENCE, "no-boot-id"),
+        Hold::Storm => (snr::EVENT_WAITING_FOR_EVIDENCE, "storm"),
         Hold::NoTime => (snr::EVENT_WAITING_FOR_EVIDENCE, "no-time"),
         Hold::NoRecordedBoot => (snr::EVENT_WAITING_FOR_EVIDENCE, "no-recorded-boot"),
         Hold::OldAgentAndDeleted => (snr::EVENT_WAITING_FOR_EVIDENCE, "old-agent-deleted"),
@@ -267,6 +274,10 @@ pub(super) fn hold(hold: &Hold) -> String {
             format!("the announcement of the node's agent is gone; {evidence}")
         }
         Hold::NoBootId => "the kubelet of the node reports no boot ID any more".to_owned(),
+        Hold::Storm => format!(
+            "most other workers are not Ready or not heard, so the control plane may be the cause; \
+             the time of the node begins anew when they are back, or {evidence}"
+        ),
         Hold::NoTime => "the order has no time from which the node counts as rebooted".to_owned(),
         Hold::NoRecordedBoot => format!(
             "the order was given by a manager of an earlier version that did not record the boot \

@@ -109,6 +109,83 @@ async fn h09_a_late_delete_does_not_hit_a_new_pod() {
     lab.assert_right("late delete");
 }
 
+/// A forced delete that arrives late finds the same pod, started again by a node that has come back meanwhile.
+#[tokio::test]
+async fn h13_a_late_delete_does_not_hit_a_pod_that_runs_again() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+    lab.api.inject(Fault::on_request(
+        "DELETE",
+        "/api/v1/namespaces/default/pods/ledger",
+        Failure::Late(LATE),
+    ));
+    let is_delete =
+        |request: &Recorded| request.method == "DELETE" && request.path.ends_with("/pods/ledger");
+    let manager = lab.manager().await;
+    let restarted = async {
+        while !lab.api.requests().iter().any(is_delete) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        lab.api.update::<Pod>(Some("default"), "ledger", |pod| {
+            pod.status.get_or_insert_default().message = Some("running again".to_owned());
+        });
+        lab.comes_back("b2");
+    };
+    let told = lab.until(&manager, "the pod is told to end", |lab| {
+        let pod = lab.api.get::<Pod>(Some("default"), "ledger");
+        pod.is_none_or(|pod| pod.metadata.deletion_timestamp.is_some())
+    });
+    tokio::join!(told, restarted);
+    let deletes: Vec<(bool, Option<u16>)> = lab
+        .api
+        .requests()
+        .iter()
+        .filter(|request| is_delete(request))
+        .map(|request| (request.body["gracePeriodSeconds"] == 0, request.status))
+        .collect();
+    assert_eq!(
+        deletes,
+        [(true, Some(409)), (false, Some(200))],
+        "by force: {deletes:?}"
+    );
+    lab.assert_right("late delete of a pod that runs again");
+}
+
+/// An escalating health checker deletes both remediations of a node at once.
+#[tokio::test]
+async fn two_remediations_that_end_together_leave_no_taint() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+    let mut other = build::self_node_remediation("another");
+    other.metadata.annotations.get_or_insert_default().insert(
+        "remediation.medik8s.io/node-name".to_owned(),
+        NODE.to_owned(),
+    );
+    lab.api.put(&other);
+    let manager = lab.manager().await;
+    lab.until(&manager, "both freed", |lab| {
+        [NODE, "another"].iter().all(|name| {
+            let phase = lab.status(NAMESPACE, name).phase;
+            phase.as_deref() == Some(snr::PHASE_FENCING_COMPLETED)
+        })
+    })
+    .await;
+    lab.comes_back("b2");
+    for name in [NODE, "another"] {
+        lab.api.delete::<SelfNodeRemediation>(Some(NAMESPACE), name);
+    }
+    for _ in 0..20 {
+        lab.pass_together(&manager).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(
+        lab.api.list::<SelfNodeRemediation>().is_empty(),
+        "{}",
+        lab.story()
+    );
+    assert!(!lab.has_taint(snr::REMEDIATION_TAINT), "{}", lab.story());
+}
+
 /// The node controller adds its taint between our read and our write.
 #[tokio::test]
 async fn h10_a_taint_that_somebody_adds_meanwhile_survives() {

@@ -334,6 +334,7 @@ impl Lab {
             remediations: remediations.cache(),
             nodes: nodes.cache(),
             memory: Memory::default(),
+            cleaning: Arc::default(),
             metrics: RemediationMetrics::new(&metrics).unwrap(),
         });
         let mut tasks = Vec::new();
@@ -371,6 +372,14 @@ impl Lab {
         for _ in 0..8 {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Every remediation is looked at once, all at the same time.
+    pub(crate) async fn pass_together(&self, manager: &Manager) {
+        let known = self.api.list::<SelfNodeRemediation>();
+        let keys = known.iter().map(ObjectKey::of);
+        let all = keys.map(|key| Arc::clone(&manager.remediator).reconcile(key));
+        futures::future::join_all(all).await;
     }
 
     /// Passes until something holds or the server goes away.

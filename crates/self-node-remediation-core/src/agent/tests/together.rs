@@ -224,7 +224,9 @@ impl Cluster {
                 peers: &peers,
                 acknowledged: &manager.acknowledged,
                 asked,
+                storm: false,
                 calm_since: wall(now),
+                watched_since: wall(now),
                 guard_wait: secs(1000),
                 kubelet_seen: None,
             };

@@ -82,7 +82,9 @@ fn freed(world: &World, dead: usize) -> Result<u64, Hold> {
                 peers: &peers,
                 acknowledged: &acknowledged,
                 asked: true,
+                storm: false,
                 calm_since: begin,
+                watched_since: begin,
                 guard_wait: terms.wait,
                 kubelet_seen: None,
             };
@@ -148,6 +150,7 @@ fn row(role: Role, others: &[Role]) -> Row {
             other @ (Hold::NotArmed
             | Hold::NoAnnouncement
             | Hold::NoBootId
+            | Hold::Storm
             | Hold::NoTime
             | Hold::NoRecordedBoot
             | Hold::OldAgentAndDeleted) => panic!("{other:?}"),

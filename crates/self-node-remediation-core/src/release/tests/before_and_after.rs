@@ -13,8 +13,9 @@ fn what_an_order_needs() {
         (good.wait, good.announces, good.boot),
         (secs(130), true, boot("b1"))
     );
-    let spoils: [(Spoil, Missing); 6] = [
+    let spoils: [(Spoil, Missing); 7] = [
         (|node| node.agent = AgentPods::None, Missing::Agent),
+        (|node| node.agent = AgentPods::Unstarted, Missing::Agent),
         (
             |node| node.reboot_capable = false,
             Missing::RebootCapability,

@@ -44,7 +44,9 @@ impl Draft<'_> {
             peers: &seen.peers,
             acknowledged: &seen.acknowledged,
             asked: seen.asked,
+            storm: seen.storm,
             calm_since: seen.calm_since,
+            watched_since: seen.watched_since,
             guard_wait: self.guard_wait(node, config)?,
             kubelet_seen: seen.kubelet_seen,
         };

@@ -174,8 +174,11 @@ impl Draft<'_> {
         if !pods.is_empty() {
             self.step(Step::DeletePods { pods, force: false });
         }
-        let left = self.old_pods().count();
-        if left == 0 {
+        // Whoever asked for the remediation takes it back because the node is well: a pod that does not end, though it
+        // was told to, is its kubelet's business now.
+        let taken_back = self.seen.remediation.deleting && node.facts.ready == Status::True;
+        let is_told = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
+        if self.old_pods().all(|pod| taken_back && is_told(pod)) {
             self.finish();
         } else {
             self.explain(tell::GRACEFUL);

@@ -120,9 +120,10 @@ fn seen(object: SelfNodeRemediation, node: Node, pods: Vec<Pod>) -> Observed {
         peers: Vec::new(),
         acknowledged: std::collections::BTreeSet::default(),
         asked: false,
+        storm: false,
         calm_since: now(),
+        watched_since: now(),
         kubelet_seen: None,
-        shared: false,
         version: Some(ServerVersion {
             major: 1,
             minor: 33,
@@ -219,6 +220,26 @@ fn a_missing_precondition_is_reported_and_nothing_is_begun() {
     assert!(matches!(plan.error, Some(RemediationError::CannotStart(_))));
     assert!(plan.status.last_error.is_some());
     assert_eq!(status(&plan, "Processing"), "True");
+}
+
+/// What its predecessor said is still on the Node.
+#[test]
+fn an_agent_of_the_original_that_was_never_started_guards_nothing() {
+    let with = |phase: &str| {
+        let mut agent = agent_pod();
+        agent.metadata.annotations = None;
+        agent.status.get_or_insert_default().phase = Some(phase.to_owned());
+        plan(
+            &seen(object(&json!({})), node(&json!({})), vec![agent]),
+            now(),
+        )
+        .error
+    };
+    assert!(matches!(
+        with("Pending"),
+        Some(RemediationError::CannotStart(_))
+    ));
+    assert!(with("Running").is_none());
 }
 
 #[test]
@@ -325,6 +346,33 @@ fn removing(strategy: &str, node_change: &Value, pods: Vec<Pod>) -> Plan {
     let mut all = vec![agent_pod()];
     all.extend(pods);
     plan(&seen(object(&released), node(node_change), all), now())
+}
+
+/// A pod of the boot before that does not end must not keep a healthy node in remediation for ever.
+#[test]
+fn a_remediation_that_is_taken_back_does_not_wait_for_a_stuck_pod() {
+    let back = node(&json!({"status": {
+        "nodeInfo": {"bootID": "b2"}, "conditions": [{"type": "Ready", "status": "True"}]}}));
+    let after = |taken_back: bool, told: bool| {
+        let released = in_phase(snr::PHASE_REBOOT_COMPLETED, RELEASED);
+        let released = if taken_back {
+            deleting(released)
+        } else {
+            released
+        };
+        let mut pod = workload_pod(DAY);
+        if told {
+            pod.metadata.deletion_timestamp = pod.metadata.creation_timestamp.clone();
+        }
+        let plan = plan(
+            &seen(object(&released), back.clone(), vec![agent_pod(), pod]),
+            now(),
+        );
+        plan.status.phase.unwrap() == snr::PHASE_FENCING_COMPLETED
+    };
+    assert!(after(true, true));
+    assert!(!after(true, false), "it has to be told to end first");
+    assert!(!after(false, true), "nobody says that the node is well");
 }
 
 #[test]
@@ -487,13 +535,6 @@ fn a_finished_remediation_that_is_deleted_is_cleaned_up() {
     assert_eq!(
         untold(&cleaned.steps),
         [&Step::RemoveTaints, &Step::RemoveFinalizer]
-    );
-    let mut shared = observe(&gone, &json!({}));
-    shared.shared = true;
-    assert_eq!(
-        untold(&plan(&shared, now()).steps),
-        [&Step::RemoveFinalizer],
-        "another one needs the taint"
     );
     let mut lost = observe(&gone, &json!({}));
     lost.found = Found::Absent;
