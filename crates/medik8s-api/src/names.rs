@@ -133,8 +133,6 @@ pub mod openshift {
     pub const PAUSED_ANNOTATION: &str = "cluster.x-k8s.io/paused";
     /// Group and version whose presence tells that the cluster is OpenShift.
     pub const CONFIG_GROUP_VERSION: &str = "config.openshift.io/v1";
-    /// Group and version whose presence tells that the Machine API is there.
-    pub const MACHINE_GROUP_VERSION: &str = "machine.openshift.io/v1";
     /// Feature gate: the platform's own MachineHealthCheck controller is off.
     pub const DISABLE_MHC_FEATURE_GATE: &str =
         "MachineAPIOperatorDisableMachineHealthCheckController";
