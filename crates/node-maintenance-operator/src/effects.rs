@@ -216,7 +216,7 @@ impl Effects {
             .writer
             .merge_patch_status(&api, &of.name, &difference, version)
             .await;
-        self.keep(of, written)
+        self.keep(of, written).await
     }
 
     /// Patches the metadata of a maintenance that is still as it was seen.
@@ -231,26 +231,40 @@ impl Effects {
         let api: Api<NodeMaintenance> = Api::all(self.client.clone());
         let body = json!({ "metadata": metadata });
         let written = self.writer.merge_patch(&api, &of.name, &body).await;
-        self.keep(of, written)
+        self.keep(of, written).await
     }
 
-    fn keep(
+    /// Takes in what came of a write.
+    async fn keep(
         &self,
         of: &Maintenance,
         written: Result<NodeMaintenance, ApiError>,
     ) -> Result<NodeMaintenance, StepError> {
         match written {
             Ok(object) => {
-                self.index.written(object.clone());
+                self.index.answered(&of.resource_version, object.clone());
                 Ok(object)
             }
-            Err(error) if error.is_not_found() => {
-                self.index.vanished(&of.uid);
-                Err(StepError::Vanished {
-                    uid: of.uid.clone(),
-                })
+            Err(error) if error.is_not_found() => Err(self.vanished(of)),
+            Err(error) if error.is_conflict() => {
+                // Whoever changed it may have deleted it, and the watch may be slow or broken.
+                let api: Api<NodeMaintenance> = Api::all(self.client.clone());
+                match read::get_opt(&api, &of.name).await? {
+                    Some(object) if object.metadata.uid.as_ref() == Some(&of.uid) => {
+                        self.index.answered(&of.resource_version, object);
+                        Err(error.into())
+                    }
+                    Some(_) | None => Err(self.vanished(of)),
+                }
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    fn vanished(&self, of: &Maintenance) -> StepError {
+        self.index.vanished(&of.uid);
+        StepError::Vanished {
+            uid: of.uid.clone(),
         }
     }
 
@@ -408,7 +422,7 @@ impl Effects {
             | (LoadBalancerLabel::Ours, true)
             | (LoadBalancerLabel::Foreign, _) => edit,
         };
-        if self.edit_node(name, edit, pass).await?.is_none() {
+        if self.edit_node(name, &node, edit, pass).await?.is_none() {
             return Ok(Outcome::Done);
         }
         tracing::info!(node = name, "node cordoned and tainted");
@@ -435,7 +449,7 @@ impl Effects {
         if facts.load_balancer_label == LoadBalancerLabel::Ours {
             edit = edit.remove_label(EXCLUDE_FROM_LOAD_BALANCERS_LABEL);
         }
-        if let Some(node) = self.edit_node(name, edit, pass).await? {
+        if let Some(node) = self.edit_node(name, &node, edit, pass).await? {
             self.recorder
                 .normal(&reference(&node), nmo::EVENT_UNCORDON, "Uncordon a node");
             tracing::info!(node = name, "node handed back");
@@ -448,6 +462,7 @@ impl Effects {
     async fn edit_node(
         &self,
         name: &str,
+        base: &Node,
         edit: NodeEdit<'_>,
         pass: &mut Pass,
     ) -> Result<Option<Node>, StepError> {
@@ -458,11 +473,11 @@ impl Effects {
         let api: Api<Node> = Api::all(self.client.clone());
         match self.writer.json_patch(&api, name, &patch).await {
             Ok(node) => {
-                self.nodes.written(name, node.clone());
+                self.nodes.answered(name, base, Some(node.clone()));
                 Ok(Some(node))
             }
             Err(error) if error.is_not_found() => {
-                self.nodes.read(name, None);
+                self.nodes.answered(name, base, None);
                 Ok(None)
             }
             Err(error) if error.is_conflict() => {
@@ -474,7 +489,8 @@ impl Effects {
                         attempts,
                     });
                 }
-                self.nodes.read(name, read::get_opt(&api, name).await?);
+                let now = read::get_opt(&api, name).await?;
+                self.nodes.answered(name, base, now);
                 Ok(None)
             }
             Err(error) => Err(error.into()),

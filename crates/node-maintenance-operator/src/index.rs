@@ -37,14 +37,14 @@ impl Index {
         }
     }
 
-    /// Takes in the answer to a write.
-    pub fn written(&self, object: NodeMaintenance) {
+    /// Takes in the answer to a write or read that was sent while `base` was the newest version.
+    pub fn answered(&self, base: &str, object: NodeMaintenance) {
         let mut objects = self.lock();
         let name = object.metadata.name.as_deref().unwrap_or_default();
         if let Some(known) = objects.get_mut(name)
             && known.newest().metadata.uid == object.metadata.uid
         {
-            known.written(Arc::new(object));
+            known.answered(base, Arc::new(object));
         }
     }
 
@@ -128,16 +128,32 @@ mod tests {
         index.watched(&shown(&first));
         let mut second = (*object("m", "u", "2", "2026-01-01T00:00:00Z")).clone();
         second.metadata.finalizers = Some(vec!["foregroundDeleteNodeMaintenance".to_owned()]);
-        index.written(second);
+        index.answered("1", second);
         index.watched(&shown(&first));
         assert!(index.of_node("n")[0].has_finalizer);
         // The answer to a write on an earlier incarnation does not count.
-        index.written((*object("m", "other", "9", "2026-01-01T00:00:00Z")).clone());
+        index.answered(
+            "2",
+            (*object("m", "other", "9", "2026-01-01T00:00:00Z")).clone(),
+        );
         assert_eq!(index.of_node("n")[0].uid, "u");
         index.watched(&Change {
             old: Some(first),
             new: None,
         });
         assert!(index.of_node("n").is_empty());
+    }
+
+    #[test]
+    fn a_late_answer_does_not_hide_that_the_object_was_deleted() {
+        let index = Index::default();
+        let created = "2026-01-01T00:00:00Z";
+        index.watched(&shown(&object("m", "u", "1", created)));
+        let mut deleted = (*object("m", "u", "3", created)).clone();
+        deleted.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T01:00:00Z")).unwrap();
+        index.watched(&shown(&Arc::new(deleted)));
+        index.answered("1", (*object("m", "u", "2", created)).clone());
+        assert!(index.of_node("n")[0].is_deleting);
     }
 }

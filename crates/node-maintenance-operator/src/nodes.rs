@@ -38,6 +38,28 @@ enum State {
     Present(Overlay<Node>),
 }
 
+impl State {
+    /// The watch alone tells that a node is there (again): an answer may be older.
+    fn answered(&mut self, base: &Node, node: Option<Node>) {
+        let base = base
+            .metadata
+            .resource_version
+            .as_deref()
+            .unwrap_or_default();
+        let Self::Present(known) = self else { return };
+        if !known.is_at(base) {
+            return;
+        }
+        match node {
+            Some(mut node) => {
+                prune(&mut node);
+                known.answered(base, Arc::new(node));
+            }
+            None => *self = Self::Missing,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Watch {
     state: Arc<Mutex<State>>,
@@ -143,25 +165,10 @@ impl Nodes {
             .is_ok_and(|told| told.is_ok())
     }
 
-    /// Takes in the answer to a patch.
-    pub fn written(&self, name: &str, mut node: Node) {
-        prune(&mut node);
-        self.with(name, |state| match state {
-            State::Present(known) => known.written(Arc::new(node)),
-            State::Unknown | State::Missing => {
-                *state = State::Present(Overlay::new(Arc::new(node)));
-            }
-        });
-    }
-
-    /// Takes in a read: the node as it is now, or that there is none.
-    pub fn read(&self, name: &str, node: Option<Node>) {
-        self.with(name, |state| {
-            *state = node.map_or(State::Missing, |mut node| {
-                prune(&mut node);
-                State::Present(Overlay::new(Arc::new(node)))
-            });
-        });
+    /// Takes in the answer to a patch or read that was sent while `base` was the newest state: the
+    /// node, or that there is none.
+    pub fn answered(&self, name: &str, base: &Node, node: Option<Node>) {
+        self.with(name, |state| state.answered(base, node));
     }
 
     fn with<T>(&self, name: &str, look: impl FnOnce(&mut State) -> T) -> Option<T> {
@@ -267,5 +274,32 @@ mod tests {
         assert_eq!(node.metadata.resource_version.as_deref(), Some("7"));
         let text = serde_json::to_string(&node).unwrap();
         assert!(!text.contains("images") && !text.contains("kubelet") && !text.contains("big"));
+    }
+
+    fn node(version: &str) -> Node {
+        serde_json::from_value(json!({"metadata": {"name": "n", "resourceVersion": version}}))
+            .unwrap()
+    }
+
+    fn version(state: &State) -> Option<&str> {
+        match state {
+            State::Present(known) => known.newest().metadata.resource_version.as_deref(),
+            State::Unknown | State::Missing => None,
+        }
+    }
+
+    #[test]
+    fn an_answer_that_the_watch_has_overtaken_does_not_count() {
+        let present = |version| State::Present(Overlay::new(Arc::new(node(version))));
+        let mut state = present("1");
+        state.answered(&node("1"), Some(node("2")));
+        assert_eq!(version(&state), Some("2"));
+        state.answered(&node("1"), Some(node("9")));
+        state.answered(&node("1"), None);
+        assert_eq!(version(&state), Some("2"), "the watch knows better");
+        state.answered(&node("2"), None);
+        assert!(matches!(state, State::Missing));
+        state.answered(&node("2"), Some(node("3")));
+        assert!(matches!(state, State::Missing), "it was deleted meanwhile");
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! # Guarantees
 //! After a write the answer of the API server counts until the watch has caught up: a plan never
-//! sees a state that this process itself has replaced. Resource versions are only compared for
-//! equality.
+//! sees a state that this process itself has replaced. An answer that the watch has overtaken does
+//! not count: it would hide what somebody else has done since, for ever. Resource versions are only
+//! compared for equality.
 //!
 //! # Caveats
 //! Only for writes that carry the version they were made from; a blind write could hide the change
@@ -45,11 +46,18 @@ impl<K: Resource> Overlay<K> {
         true
     }
 
-    /// Takes in the answer to a write that was made from the newest state.
-    pub fn written(&mut self, object: Arc<K>) {
-        let before = self.newest.meta().resource_version.clone();
-        if before != object.meta().resource_version {
-            self.replaced.extend(before);
+    /// Whether nothing was heard of the object since it had this version.
+    pub fn is_at(&self, version: &str) -> bool {
+        self.newest.meta().resource_version.as_deref() == Some(version)
+    }
+
+    /// Takes in the answer to a write or read that was sent while `base` was the newest version.
+    pub fn answered(&mut self, base: &str, object: Arc<K>) {
+        if !self.is_at(base) {
+            return;
+        }
+        if object.meta().resource_version.as_deref() != Some(base) {
+            self.replaced.push(base.to_owned());
         }
         self.newest = object;
     }
@@ -84,8 +92,8 @@ mod tests {
     #[test]
     fn the_watch_cannot_bring_back_what_we_replaced() {
         let mut overlay = Overlay::new(node("1"));
-        overlay.written(node("2"));
-        overlay.written(node("3"));
+        overlay.answered("1", node("2"));
+        overlay.answered("2", node("3"));
         assert!(!overlay.watched(node("1")) && !overlay.watched(node("2")));
         assert_eq!(version(&overlay), "3");
         assert!(overlay.watched(node("3")));
@@ -96,7 +104,7 @@ mod tests {
     #[test]
     fn a_change_of_somebody_else_on_top_of_ours_counts() {
         let mut overlay = Overlay::new(node("1"));
-        overlay.written(node("2"));
+        overlay.answered("1", node("2"));
         assert!(overlay.watched(node("7")));
         assert_eq!(version(&overlay), "7");
     }
@@ -104,7 +112,17 @@ mod tests {
     #[test]
     fn a_write_that_changed_nothing_replaces_nothing() {
         let mut overlay = Overlay::new(node("1"));
-        overlay.written(node("1"));
+        overlay.answered("1", node("1"));
         assert!(overlay.watched(node("1")));
+    }
+
+    #[test]
+    fn an_answer_that_the_watch_has_overtaken_hides_nothing() {
+        let mut overlay = Overlay::new(node("1"));
+        assert!(overlay.watched(node("2")), "our write");
+        assert!(overlay.watched(node("3")), "the change of somebody else");
+        overlay.answered("1", node("2"));
+        assert_eq!(version(&overlay), "3");
+        assert!(overlay.watched(node("3")), "shown again by a new list");
     }
 }

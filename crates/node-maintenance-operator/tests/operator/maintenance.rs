@@ -7,7 +7,7 @@ use medik8s_api::NodeMaintenance;
 use medik8s_testing::{
     build::{self, MetaExt, NodeExt, PodExt},
     fake::{Failure, Fault},
-    wire::Reply,
+    wire::{Answer, Reply},
 };
 use serde_json::json;
 
@@ -212,6 +212,27 @@ async fn deleting_in_the_middle_of_a_drain_stops_it_at_once() {
     lab.seconds(120).await;
     assert_eq!(lab.evictions_of("a"), asked, "MUST NOT evict after the end");
     assert!(lab.has_pod("a") && lab.is_bare() && lab.lease().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_tells_what_a_broken_watch_does_not() {
+    let lab = Lab::new();
+    lab.put_pods(&["a"]);
+    lab.refuse(&["a"], || Some(Reply::too_many_requests("budget")));
+    lab.maintain("m", NODE);
+    lab.operator();
+    lab.until("an eviction", |lab| lab.evictions_of("a") > 0)
+        .await;
+    lab.api.intercept(|request| {
+        (request.is_watch() && request.path.ends_with("/nodemaintenances")).then_some(Answer::Break)
+    });
+    lab.api.drop_watches();
+    lab.end("m");
+    lab.until("the end", |lab| lab.get("m").is_none()).await;
+    let asked = lab.evictions_of("a");
+    lab.seconds(60).await;
+    assert_eq!(lab.evictions_of("a"), asked, "MUST NOT evict after the end");
+    assert!(lab.is_bare() && lab.lease().is_none());
 }
 
 #[tokio::test(start_paused = true)]
