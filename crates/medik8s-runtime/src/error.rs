@@ -90,6 +90,12 @@ pub enum Cause {
     /// The leader lease is not provably ours; nothing was sent.
     #[error("not the leader")]
     NotLeader,
+    /// The leader lease ended before the answer came. Whether the server acted is unknown.
+    #[error("the leader lease ended before the answer came")]
+    LeaseEnded,
+    /// Somebody said stop before it was sent.
+    #[error("stopped before it was sent")]
+    Stopped,
 }
 
 impl From<kube::Error> for Cause {
@@ -134,7 +140,11 @@ impl ApiError {
                 kube::Error::Api(status) => Some(status),
                 _ => None,
             },
-            Cause::Deadline(_) | Cause::Request(_) | Cause::NotLeader => None,
+            Cause::Deadline(_)
+            | Cause::Request(_)
+            | Cause::NotLeader
+            | Cause::LeaseEnded
+            | Cause::Stopped => None,
         }
     }
 
@@ -143,7 +153,7 @@ impl ApiError {
         match &self.cause {
             Cause::Api(error) => classify(error),
             Cause::TestFailed(_) => Class::Conflict,
-            Cause::Deadline(_) => Class::Retry,
+            Cause::Deadline(_) | Cause::LeaseEnded | Cause::Stopped => Class::Retry,
             Cause::Request(_) => Class::Config,
             Cause::NotLeader => Class::NotLeader,
         }
@@ -157,8 +167,8 @@ impl ApiError {
     )]
     pub fn outcome_unknown(&self) -> bool {
         match &self.cause {
-            Cause::Deadline(_) => true,
-            Cause::Request(_) | Cause::NotLeader | Cause::TestFailed(_) => false,
+            Cause::Deadline(_) | Cause::LeaseEnded => true,
+            Cause::Request(_) | Cause::NotLeader | Cause::Stopped | Cause::TestFailed(_) => false,
             Cause::Api(error) => match error.as_ref() {
                 kube::Error::Api(status) => status.code >= 500 || status.code == 0,
                 kube::Error::BuildRequest(_)

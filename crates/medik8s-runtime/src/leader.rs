@@ -143,6 +143,13 @@ impl Leadership {
         self.remaining().and_then(|_| *self.until.borrow())
     }
 
+    /// Returns when the lease is not provably ours any more; renewals count.
+    pub async fn ended(&self) {
+        while let Some(remaining) = self.remaining() {
+            tokio::time::sleep(remaining).await;
+        }
+    }
+
     /// Waits until we are the leader; false when stopped first.
     pub async fn acquired(&self, stop: &Shutdown) -> bool {
         let mut until = self.until.clone();

@@ -8,7 +8,8 @@
 //!
 //! # Guarantees
 //! Every write has a deadline. A [`Writer::gated`] writer sends nothing when the leader lease is
-//! not provably ours at that moment, and waits for no answer longer than the lease is.
+//! not provably ours at that moment, and waits for no answer longer than the lease is, which may be
+//! renewed meanwhile.
 //! Deletes and evictions always carry a UID precondition.
 
 use std::{fmt::Debug, time::Duration};
@@ -32,12 +33,12 @@ mod evict;
 
 pub use delete::{Delete, Deleted};
 pub use diff::merge_diff;
-pub use evict::{EvictOutcome, Eviction};
+pub use evict::{EVICTION_DEADLINE, EvictOutcome, Eviction};
 pub use json_patch;
 
 pub use crate::error::{Class, Classify, Error};
 
-/// The deadline of a write unless told otherwise.
+/// The deadline of a write unless told otherwise; an eviction has its own, longer one.
 pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Writes as one field manager. Cheap to clone.
@@ -319,8 +320,6 @@ impl Writer {
         .await
     }
 
-    /// The one place where a write leaves: checks the lease first, then waits no longer than both
-    /// the deadline and the lease allow.
     async fn send<K: Resource, T>(
         &self,
         operation: &'static str,
@@ -328,20 +327,32 @@ impl Writer {
         name: &str,
         work: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, Error> {
-        let object = object(api, name);
-        let deadline = self
-            .permitted()
-            .ok_or_else(|| Error::new(operation, object.as_str(), Cause::NotLeader))?;
-        bounded(operation, &object, deadline, work).await
+        self.send_within(self.deadline, operation, api, name, work)
+            .await
     }
 
-    /// How long a write may take now; `None` when it must not be sent.
-    fn permitted(&self) -> Option<Duration> {
-        match &self.leadership {
-            None => Some(self.deadline),
-            Some(leadership) => leadership
-                .remaining()
-                .map(|remaining| remaining.min(self.deadline)),
+    /// The one place where a write leaves: checks the lease first, then waits no longer than both
+    /// the limit and the lease allow.
+    async fn send_within<K: Resource, T>(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        api: &Api<K>,
+        name: &str,
+        work: impl Future<Output = Result<T, kube::Error>>,
+    ) -> Result<T, Error> {
+        let object = object(api, name);
+        let sent = bounded(operation, &object, limit, work);
+        let Some(leadership) = &self.leadership else {
+            return sent.await;
+        };
+        if !leadership.is_leader() {
+            return Err(Error::new(operation, object.as_str(), Cause::NotLeader));
+        }
+        tokio::select! {
+            biased;
+            sent = sent => sent,
+            () = leadership.ended() => Err(Error::new(operation, object.as_str(), Cause::LeaseEnded)),
         }
     }
 }

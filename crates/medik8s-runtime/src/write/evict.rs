@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
+use futures::future::pending;
 use http::{Request, header, header::RETRY_AFTER};
 use http_body_util::BodyExt;
+use hyper_util::client::legacy::connect::capture_connection;
 use k8s_openapi::{
     api::{core::v1::Pod, policy::v1 as policy},
     apimachinery::pkg::apis::meta::v1::{DeleteOptions, ObjectMeta, Preconditions},
@@ -20,7 +22,12 @@ use super::{
 use crate::{
     error::Cause,
     read::{object, status_of},
+    shutdown::Shutdown,
 };
+
+/// How long an eviction may take. Admission webhooks may take 30 s, and one that does not answer
+/// takes all of its time although its failure is ignored.
+pub const EVICTION_DEADLINE: Duration = Duration::from_secs(35);
 
 /// Which incarnation of a pod to evict.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +63,10 @@ pub enum EvictOutcome {
 const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
 
 impl Writer {
-    /// POST of an Eviction with the UID as precondition.
+    /// POST of an Eviction with the UID as precondition, within [`EVICTION_DEADLINE`].
+    ///
+    /// Once `stop` is triggered nothing is sent any more, also not by a call that waits for its
+    /// connection. One that was sent before goes on: nobody can call it back.
     ///
     /// `api` should come from a client without retry ([`crate::client::Profile::NoRetry`]), since a
     /// refusal is an answer here and not a failure.
@@ -65,15 +75,29 @@ impl Writer {
         api: &Api<Pod>,
         name: &str,
         eviction: &Eviction,
+        stop: &Shutdown,
     ) -> Result<EvictOutcome, Error> {
-        let request = request(api, name, eviction)?;
+        let mut request = request(api, name, eviction)?;
+        let connection = capture_connection(&mut request);
         let client = api.clone().into_client();
-        let answer = self.send("evict", api, name, async move {
+        let answer = self.send_within(EVICTION_DEADLINE, "evict", api, name, async move {
             let (parts, body) = client.send(request).await?.into_parts();
             let bytes = body.collect().await?.to_bytes();
             Ok((parts, bytes))
         });
-        let (parts, bytes) = answer.await?;
+        let stopped = async {
+            stop.triggered().await;
+            // The client tells of a connection at the moment it writes the request to it.
+            if connection.connection_metadata().is_some() {
+                pending::<()>().await;
+            }
+        };
+        let answer = tokio::select! {
+            biased;
+            () = stopped => return Err(Error::new("evict", object(api, name), Cause::Stopped)),
+            answer = answer => answer,
+        };
+        let (parts, bytes) = answer?;
         if parts.status.is_success() {
             return Ok(EvictOutcome::Evicted);
         }

@@ -1,9 +1,12 @@
 //! Does what the [`Machine`] says.
 //!
 //! # Guarantees
-//! When [`Drain::stop`] returns, no further eviction leaves this process: what was under way has
-//! been answered, or was given up before it was sent. The same holds when the process stops, since
-//! a drain is a worker of it.
+//! From the moment a stop is ordered no further eviction leaves this process, also none that waits
+//! for its connection. The same holds when the process stops, since a drain is a worker of it.
+//!
+//! # Caveats
+//! [`Drain::stop`] waits a little for the answers to evictions that have left already. One whose
+//! answer takes longer is given up; the API server may still carry it out.
 
 use std::{
     collections::BTreeMap,
@@ -232,7 +235,7 @@ impl Driver {
         let mut pods = self.pods.clone().follow(from);
         self.take([Event::Begin]);
         loop {
-            if self.settle(&mut pods) {
+            if self.settle(&mut pods, stop) {
                 break;
             }
             let nap = nap(self.until_next_look());
@@ -249,8 +252,8 @@ impl Driver {
         for watch in self.budget_watches.values() {
             watch.abort();
         }
-        // Nothing is asked for any more. Evictions that have left are answered soon; one that
-        // waits for a connection is given up, and is not sent then.
+        // Nothing is asked for any more, and what waits for its connection has ended by itself
+        // (see `Writer::evict`). Evictions that have left are mostly answered soon.
         let answers = async { while self.work.next().await.is_some() {} };
         if tokio::time::timeout(LAST_ANSWERS, answers).await.is_err() {
             tracing::warn!(
@@ -270,7 +273,7 @@ impl Driver {
     }
 
     /// Carries out what is to be done; true when the drain is complete.
-    fn settle(&mut self, pods: &mut BoxStream<'static, Event>) -> bool {
+    fn settle(&mut self, pods: &mut BoxStream<'static, Event>, stop: &Shutdown) -> bool {
         let (commands, is_complete) = {
             let mut machine = lock(&self.machine);
             machine.set_share(self.tools.active.share());
@@ -281,7 +284,7 @@ impl Driver {
         };
         for command in commands {
             match command {
-                Command::Evict(eviction) => self.evict(eviction),
+                Command::Evict(eviction) => self.evict(eviction, stop.clone()),
                 Command::FindDaemonSet(key) => {
                     self.work
                         .push(find_daemon_set(self.tools.client.clone(), key).boxed());
@@ -337,7 +340,7 @@ impl Driver {
         machine.into_iter().chain(telling).min()
     }
 
-    fn evict(&self, eviction: Eviction) {
+    fn evict(&self, eviction: Eviction, stop: Shutdown) {
         let Tools {
             client,
             writer,
@@ -351,7 +354,7 @@ impl Driver {
                 let api: Api<Pod> = Api::namespaced(client, &key.namespace);
                 let request =
                     medik8s_runtime::write::Eviction { uid: uid.0.clone(), grace_seconds };
-                let answer = Answer::read(writer.evict(&api, &key.name, &request).await);
+                let answer = Answer::read(writer.evict(&api, &key.name, &request, &stop).await);
                 metrics.evicted(&answer);
                 let warnings = notes.warnings().join(", ");
                 tracing::debug!(node, pod = %key, uid = uid.0, warnings, answer = answer.label(), "evicted");

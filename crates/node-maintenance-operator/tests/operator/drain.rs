@@ -9,7 +9,7 @@ use std::{
 };
 
 use k8s_openapi::api::{core::v1::Pod, policy::v1::PodDisruptionBudget};
-use medik8s_api::node_maintenance::NodeMaintenanceDrain;
+use medik8s_api::{names::nmo, node_maintenance::NodeMaintenanceDrain};
 use medik8s_testing::{
     build::{self, MetaExt, PodExt},
     fake::{Failure, Fault},
@@ -247,6 +247,63 @@ async fn a_live_migration_is_waited_for() {
     });
     let took = lab.until("the pod", |lab| !lab.has_pod("vm")).await;
     assert!(took <= Duration::from_secs(1), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eviction_webhook_may_take_its_time() {
+    let lab = Lab::new();
+    lab.put_pods(&["a"]);
+    lab.api.inject(
+        Fault::on_request(
+            "POST",
+            "/api/v1/namespaces/default/pods/a/eviction",
+            Failure::Late(Duration::from_secs(12)),
+        )
+        .times(9),
+    );
+    lab.maintain("m", NODE);
+    lab.elected_operator();
+    lab.until("success", |lab| lab.phase("m") == "Succeeded")
+        .await;
+    assert_eq!(lab.evictions_of("a"), 1);
+    assert_eq!(lab.evictions()[0].status, Some(201));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_eviction_without_a_connection_is_not_sent_after_the_end() {
+    let lab = Lab::new();
+    lab.put_pods(&["a"]);
+    lab.maintain("m", NODE);
+    lab.operator_far_away(Duration::from_secs(2));
+    lab.until("the cordon", Lab::is_marked).await;
+    lab.seconds(1).await;
+    lab.end("m");
+    lab.until("the end", |lab| lab.get("m").is_none()).await;
+    lab.seconds(60).await;
+    assert_eq!(lab.evictions(), [], "MUST NOT evict after the end");
+    assert!(lab.has_pod("a") && lab.is_bare());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_loses_the_leadership_evicts_nothing_more() {
+    let lab = Lab::new();
+    lab.put_pods(&["a"]);
+    lab.refuse(&["a"], || Some(Reply::too_many_requests("budget")));
+    lab.maintain("m", NODE);
+    let operator = lab.elected_operator();
+    lab.until("an eviction", |lab| lab.evictions_of("a") > 0)
+        .await;
+    let (name, now) = (nmo::LEADER_ELECTION_ID, lab.clock.now());
+    lab.api
+        .put(&build::lease("medik8s", name, "other", now, 3600));
+    lab.until("the end of the process", |_| operator.has_ended())
+        .await;
+    let why = operator.ended().await;
+    assert!(why.to_string().contains("leader lease"), "{why:#}");
+    let asked = lab.evictions_of("a");
+    lab.seconds(120).await;
+    assert_eq!(lab.evictions_of("a"), asked);
+    assert!(lab.is_marked(), "the node stays in maintenance");
 }
 
 #[tokio::test(start_paused = true)]

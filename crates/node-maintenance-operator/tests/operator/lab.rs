@@ -8,6 +8,7 @@ use k8s_openapi::api::{
     coordination::v1::Lease,
     core::v1::{Event, Node, Pod},
 };
+use kube::{Client, client::Body};
 use medik8s_api::{
     NodeMaintenance,
     names::nmo,
@@ -18,7 +19,7 @@ use medik8s_runtime::{
     capabilities::{Capabilities, Capability},
     clock::{Clock, ManualClock},
     events,
-    leader::Leadership,
+    leader::{self, Leadership},
     metrics::Metrics,
     process::Process,
     shutdown::Shutdown,
@@ -59,6 +60,16 @@ impl Operator {
         assert!(self.task.await.is_err_and(|ended| ended.is_cancelled()));
     }
 
+    /// Waits until it ends by itself; why.
+    pub(crate) async fn ended(self) -> anyhow::Error {
+        self.task.await.unwrap().unwrap_err()
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
     /// SIGTERM; returns when the process has ended.
     pub(crate) async fn stop(self) {
         self.stop.trigger();
@@ -90,8 +101,31 @@ impl Lab {
 
     /// A new process on a cluster that serves these group versions.
     pub(crate) fn operator_on(&self, group_versions: &[&str]) -> Operator {
+        self.run(self.api.client(), group_versions, false)
+    }
+
+    /// A new process whose evictions need this long for their connection.
+    pub(crate) fn operator_far_away(&self, handshake: Duration) -> Operator {
+        let near = self.api.client();
+        let far = tower::service_fn(move |request: http::Request<Body>| {
+            let near = near.clone();
+            async move {
+                if request.uri().path().ends_with("/eviction") {
+                    tokio::time::sleep(handshake).await;
+                }
+                near.send(request).await
+            }
+        });
+        self.run(Client::new(far, "default"), &[], false)
+    }
+
+    /// A new process that acts while it has the leader lease `medik8s/135b1886.medik8s.io`.
+    pub(crate) fn elected_operator(&self) -> Operator {
+        self.run(self.api.client(), &[], true)
+    }
+
+    fn run(&self, client: Client, group_versions: &[&str], is_elected: bool) -> Operator {
         let metrics = Metrics::new().unwrap();
-        let client = self.api.client();
         let stop = Shutdown::manual();
         let mut process = Process::new(stop.clone());
         let (recorder, sink) = events::recorder(
@@ -102,9 +136,27 @@ impl Lab {
             &metrics,
         );
         process.service("events", |stop| sink.run(stop));
+        let leadership = if is_elected {
+            let (leadership, elector) = leader::elector(leader::Settings {
+                client: client.clone(),
+                namespace: "medik8s".to_owned(),
+                name: nmo::LEADER_ELECTION_ID.to_owned(),
+                identity: "nmo-0".to_owned(),
+                field_manager: PRODUCT.name,
+                clock: self.clock.clone(),
+                metrics: metrics.clone(),
+                params: leader::Params::default(),
+            });
+            process.service("leader lease", |stop| async move {
+                Ok(elector.run(stop).await?)
+            });
+            leadership
+        } else {
+            Leadership::always(self.clock.clone())
+        };
         let parts = Parts {
             client,
-            writer: Writer::new(PRODUCT.name).gated(Leadership::always(self.clock.clone())),
+            writer: Writer::new(PRODUCT.name).gated(leadership.clone()),
             recorder,
             capability: Self::capability(group_versions),
             clock: self.clock.clone(),
@@ -117,7 +169,12 @@ impl Lab {
             own_pod: Some(Key::new("medik8s", "nmo-0")),
         };
         let controller = parts.assemble(settings).unwrap();
-        process.worker("controller", |stop| controller.lead(stop));
+        process.worker("controller", |stop| async move {
+            if leadership.acquired(&stop).await {
+                controller.lead(stop).await?;
+            }
+            Ok(())
+        });
         Operator {
             stop,
             task: tokio::spawn(process.run()),
