@@ -296,6 +296,18 @@ pub fn needs_resuming(of: &Maintenance) -> bool {
     }
 }
 
+/// The spec changed in a way that changes nothing, as its reason does: what is said holds for the
+/// new one. `kubectl wait` ignores conditions of an earlier generation.
+pub fn observed(of: &Maintenance, now: Timestamp) -> NodeMaintenanceStatus {
+    let mut next = of.status.clone();
+    for condition in next.conditions.iter_mut().flatten() {
+        if condition.type_ == nmo::DRAINED {
+            condition.observed_generation = of.generation;
+        }
+    }
+    stamp(of, next, now)
+}
+
 /// Pods are left. `is_node_ready` tells whether the kubelet can confirm that they ended.
 pub fn draining(
     of: &Maintenance,

@@ -101,7 +101,8 @@ pub(super) fn next(seen: &Seen, of: &Maintenance, now: Timestamp) -> Next {
         });
     }
     if seen.drain == DrainView::None && is_drained {
-        return Next::Rest(lease::look_at(seen));
+        let rest = Next::Rest(lease::look_at(seen));
+        return write(of, status::observed(of, now), None).map_or(rest, Next::Do);
     }
     drain(seen, of, node, now)
 }

@@ -123,6 +123,19 @@ fn steady_state_only_renews_the_lease() {
 }
 
 #[test]
+fn a_new_reason_after_success_is_acknowledged_once() {
+    let mut world = maintained();
+    world.maintenances[0].generation = Some(2);
+    world.run_for(60);
+    assert_eq!(kinds(&world), ["status"]);
+    let status = &world.get("m").status;
+    assert_eq!(status.observed_generation, Some(2));
+    let conditions = status.conditions.as_ref().unwrap();
+    assert_eq!(conditions[0].observed_generation, Some(2));
+    assert_eq!(conditions[0].status, "True");
+}
+
+#[test]
 fn statuses_are_at_most_one_in_two_seconds_while_pods_go() {
     let mut world = with_pods(50);
     world.create("m");
