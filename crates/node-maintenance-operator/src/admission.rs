@@ -19,10 +19,9 @@ use medik8s_runtime::{
 };
 
 use crate::{
-    effects::quorum_allows,
     error::chain,
     facts::{NodeFacts, is_node_name},
-    validate,
+    quorum, validate,
 };
 
 /// The webhook.
@@ -116,7 +115,7 @@ impl Admission {
     }
 
     async fn quorum(&self, name: &str) -> Result<(), Verdict> {
-        match quorum_allows(&self.client, name).await {
+        match quorum::allows(&self.client, name).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(Verdict::deny(validate::quorum_text(name))),
             Err(error) => Err(Verdict::deny(chain(&error))),

@@ -7,11 +7,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use k8s_openapi::api::{
-    core::v1::{Node, ObjectReference, Pod},
-    policy::v1::PodDisruptionBudget,
-};
-use kube::{Api, Client, api::ListParams};
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use kube::{Api, Client};
 use medik8s_api::{
     NodeMaintenance,
     names::{
@@ -19,12 +16,10 @@ use medik8s_api::{
         kubernetes::EXCLUDE_FROM_LOAD_BALANCERS_LABEL,
         lease::NODE_MAINTENANCE_HOLDER,
         nmo,
-        openshift::ETCD_NAMESPACE,
     },
     node_maintenance::NodeMaintenanceStatus,
 };
 use medik8s_core::{
-    etcd,
     lease::{Incident, Owner},
     node_edit::NodeEdit,
     taints,
@@ -45,13 +40,14 @@ use crate::{
     drains::Drains,
     error::StepError,
     facts::{
-        Counts, LOAD_BALANCER_MARK, LeaseView, LoadBalancerLabel, Maintenance, NodeFacts,
-        PreviousState, Seen, is_node_name,
+        Counts, DrainView, LOAD_BALANCER_MARK, LeaseView, LoadBalancerLabel, Maintenance,
+        NodeFacts, NodeView, Phase, PreviousState, Seen, is_node_name,
     },
     index::Index,
     metrics::OperatorMetrics,
     nodes::Nodes,
     plan::{Event, Keep, LEASE_DURATION, Outcome, Step},
+    quorum::{self, Turn},
 };
 
 /// How long to wait for the first word about a node.
@@ -81,6 +77,8 @@ pub struct Effects {
     pub drains: Drains,
     /// What drains need.
     pub tools: Tools,
+    /// Which control-plane node may go into maintenance.
+    pub turn: Turn,
     /// Own series.
     pub metrics: OperatorMetrics,
     /// Wakes a node.
@@ -390,11 +388,31 @@ impl Effects {
     }
 
     async fn check_quorum(&self, node: &str) -> Result<Outcome, StepError> {
-        let is_allowed = quorum_allows(&self.client, node).await?;
+        let is_allowed = !self.is_another_on_its_way(node)
+            && quorum::allows(&self.client, node).await?
+            && self.turn.take(node, self.clock.boottime());
         if !is_allowed {
             tracing::info!(node, "etcd cannot do without this node now");
         }
         Ok(Outcome::Quorum { is_allowed })
+    }
+
+    /// Whether some other control-plane node is on its way into maintenance or out of it: the budget
+    /// tells about it only when its pods are gone. What is not known yet counts.
+    fn is_another_on_its_way(&self, node: &str) -> bool {
+        let others = self.index.of_other_nodes(node);
+        others.iter().any(|(other, maintenance)| {
+            let is_control_plane = match self.nodes.view(other) {
+                NodeView::Present(facts) => facts.is_control_plane,
+                NodeView::Unknown => true,
+                NodeView::Missing => false,
+            };
+            let is_on_its_way = maintenance.is_deleting || maintenance.phase() != Phase::Succeeded;
+            is_control_plane
+                && maintenance.has_finalizer
+                && maintenance.record.is_some()
+                && is_on_its_way
+        })
     }
 
     async fn enter(
@@ -515,27 +533,6 @@ impl Effects {
             }
         }
     }
-}
-
-/// Whether etcd can do without a control-plane node of OpenShift: narrow reads, and the pods only
-/// if the budget does not decide.
-pub async fn quorum_allows(client: &Client, node: &str) -> Result<bool, StepError> {
-    let budgets: Api<PodDisruptionBudget> = Api::namespaced(client.clone(), ETCD_NAMESPACE);
-    let budgets = read::list_all(&budgets, &ListParams::default()).await?;
-    let failed = |source| StepError::Quorum {
-        node: node.to_owned(),
-        source,
-    };
-    let verdict = match etcd::budget(&budgets).map_err(failed)? {
-        etcd::Budget::Decided(verdict) => verdict,
-        etcd::Budget::AskPods(selector) => {
-            let pods: Api<Pod> = Api::namespaced(client.clone(), ETCD_NAMESPACE);
-            let params = ListParams::default().labels_from(&selector);
-            let pods = read::list_all(&pods, &params).await?;
-            etcd::guard(node, &selector, &pods)
-        }
-    };
-    Ok(verdict.is_allowed())
 }
 
 fn find<'a>(seen: &'a Seen, uid: &str) -> Result<&'a Maintenance, StepError> {

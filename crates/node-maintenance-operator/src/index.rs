@@ -76,6 +76,16 @@ impl Index {
         found
     }
 
+    /// The maintenances of all other nodes, each with the name of its node.
+    pub fn of_other_nodes(&self, node: &str) -> Vec<(String, Maintenance)> {
+        self.lock()
+            .values()
+            .map(Overlay::newest)
+            .filter(|object| object.spec.node_name != node)
+            .filter_map(|object| Some((object.spec.node_name.clone(), Maintenance::read(object)?)))
+            .collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Overlay<NodeMaintenance>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -54,6 +54,7 @@ use crate::{
     index::Index,
     metrics::OperatorMetrics,
     nodes::Nodes,
+    quorum::Turn,
 };
 
 pub mod admission;
@@ -68,6 +69,7 @@ pub mod metrics;
 pub mod nodes;
 pub mod overlay;
 pub mod plan;
+pub mod quorum;
 pub mod rbac;
 pub mod status;
 pub mod validate;
@@ -269,6 +271,7 @@ impl Parts {
                 metrics: own.drains.clone(),
                 active: Active::default(),
             },
+            turn: Turn::default(),
             client,
             writer,
             recorder,

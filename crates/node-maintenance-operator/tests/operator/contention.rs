@@ -1,4 +1,5 @@
-//! A double of the original health checker competes for the lease of the node.
+//! Who competes for a node, and nodes that compete: a double of the original health checker wants the
+//! lease, two control-plane nodes want the one disruption that etcd allows.
 
 use std::{
     sync::{
@@ -8,13 +9,18 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::api::{core::v1::Node, policy::v1::PodDisruptionBudget};
 use medik8s_core::lease::{Incident, Owner};
 use medik8s_runtime::{
     leader::Leadership,
     node_lease::{LeaseError, NodeLeases},
     write::Writer,
 };
-use medik8s_testing::wire::Reply;
+use medik8s_testing::{
+    build::{self, NodeExt, PodExt},
+    wire::Reply,
+};
+use serde_json::json;
 
 use super::lab::{Lab, NODE};
 
@@ -97,4 +103,58 @@ async fn the_node_belongs_to_one_of_the_two_at_a_time() {
         maintained >= 3 && held >= 3 && skipped >= 3,
         "{maintained} {held} {skipped}"
     );
+}
+
+/// The budget of etcd allows one disruption and does not move, as it does not when the guards of both
+/// nodes are still there.
+#[tokio::test(start_paused = true)]
+async fn two_control_plane_nodes_do_not_go_at_the_same_moment() {
+    let lab = Lab::new();
+    lab.api.add_namespace("openshift-etcd");
+    let budget: PodDisruptionBudget = serde_json::from_value(json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": {"name": "etcd-guard-pdb", "namespace": "openshift-etcd"},
+        "spec": {"selector": {"matchLabels": {"app": "guard"}}},
+        "status": {"disruptionsAllowed": 1, "currentHealthy": 3, "desiredHealthy": 2,
+            "expectedPods": 3},
+    }))
+    .unwrap();
+    lab.api.put(&budget);
+    let nodes = ["cp1", "cp2"];
+    for node in nodes {
+        lab.api
+            .put(&build::node(node).control_plane().ready(lab.clock.now()));
+        let pod = build::pod("default", &format!("on-{node}")).on(node);
+        lab.api
+            .put(&pod.controlled_by("apps/v1", "ReplicaSet", "r"));
+    }
+    lab.refuse(&["on-cp1", "on-cp2"], {
+        let clock = lab.clock.clone();
+        let end = clock.now() + jiff::SignedDuration::from_mins(5);
+        move || (clock.now() < end).then(|| Reply::too_many_requests("budget"))
+    });
+    for node in nodes {
+        lab.maintain(node, node);
+    }
+    lab.operator_on(&["config.openshift.io/v1"]);
+    let closed = |lab: &Lab| {
+        let is_closed = |node: &&&str| {
+            let node: Node = lab.api.get(None, node).unwrap();
+            node.spec.and_then(|spec| spec.unschedulable) == Some(true)
+        };
+        nodes.iter().filter(is_closed).count()
+    };
+    for second in 0..290 {
+        lab.seconds(1).await;
+        assert!(closed(&lab) <= 1, "both after {second} s");
+    }
+    assert_eq!(closed(&lab), 1);
+    let waiting = nodes
+        .iter()
+        .filter(|node| lab.last_error(node).contains("will violate etcd quorum"));
+    assert_eq!(waiting.count(), 1);
+    lab.until("both to succeed, one after the other", |lab| {
+        nodes.iter().all(|node| lab.phase(node) == "Succeeded")
+    })
+    .await;
 }
