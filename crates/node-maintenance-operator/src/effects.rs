@@ -53,6 +53,10 @@ use crate::{
 /// How long to wait for the first word about a node.
 const NODE_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long before its end the lease counts as lost: while requests fail, passes can be more than a
+/// minute apart.
+const LEASE_MARGIN: Duration = Duration::from_mins(2);
+
 /// How often a node may change before it is patched.
 pub const ATTEMPTS: u32 = 5;
 
@@ -353,6 +357,7 @@ impl Effects {
                 Ok(Outcome::Lease(LeaseView::Ours {
                     checked,
                     renew_at: after(renewed, LEASE_DURATION / 2),
+                    ends_at: after(renewed, LEASE_DURATION.saturating_sub(LEASE_MARGIN)),
                     node_uid: node_uid.to_owned(),
                 }))
             }

@@ -304,6 +304,8 @@ pub enum LeaseView {
         checked: Timestamp,
         /// When it has to be renewed.
         renew_at: Timestamp,
+        /// When others may take it, unless it could be renewed.
+        ends_at: Timestamp,
         /// The incarnation of the node that owns it.
         node_uid: String,
     },

@@ -45,10 +45,15 @@ pub(super) fn gate(
             Some(at) => Gate::Shut(stopped(seen).unwrap_or(Next::Rest(Some(at)))),
             None => ask(),
         },
+        // It could not be renewed for long, and by now somebody else may have it.
+        LeaseView::Ours { ends_at, .. } if *ends_at <= now && is_draining(seen) => {
+            Gate::Shut(Next::Do(Step::StopDrain))
+        }
         LeaseView::Ours {
             checked,
             renew_at,
             node_uid,
+            ..
         } => {
             let limit = if needs_fresh {
                 Some(FRESH)

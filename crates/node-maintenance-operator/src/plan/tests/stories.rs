@@ -330,6 +330,24 @@ fn must_not_hand_back_because_of_api_errors() {
 }
 
 #[test]
+fn a_lease_that_cannot_be_renewed_stops_the_drain_when_it_ends() {
+    let mut world = with_pods(2);
+    world.create("m");
+    world.reconcile();
+    assert!(world.drain.is_some());
+    for minute in 1..70 {
+        world.pass_time(60);
+        world.trouble = Trouble::FailAfter(u8::from(minute == 60));
+        world.reconcile();
+        assert_eq!(world.drain.is_some(), minute < 60, "minute {minute}");
+    }
+    assert!(world.node().has_drain_taint, "the node is not handed back");
+    world.trouble = Trouble::None;
+    world.reconcile();
+    assert!(world.drain.is_some());
+}
+
+#[test]
 fn a_missing_node_fails_once_and_is_waited_for() {
     let mut world = World::new();
     world.delete_node();

@@ -375,6 +375,7 @@ impl World {
                 LeaseView::Ours {
                     checked: self.now,
                     renew_at: after(self.now, LEASE_DURATION / 2),
+                    ends_at: after(self.now, LEASE_DURATION),
                     node_uid: node_uid.to_owned(),
                 }
             }
