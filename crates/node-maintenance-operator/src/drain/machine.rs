@@ -272,7 +272,7 @@ impl Machine {
             | Duty::Posting(_)
             | Duty::Accepted
             | Duty::LetGo
-            | Duty::Refused { .. } => None,
+            | Duty::Refused(_) => None,
         });
         pods.chain(round).chain(self.grows_at()).min()
     }
@@ -392,7 +392,10 @@ impl Machine {
             Answer::NamespaceTerminating => block(Blocker::NamespaceTerminating, None, false),
             Answer::Contested => block(Blocker::Contested, None, false),
             Answer::Unreachable { text } => block(Blocker::Unreachable(text), None, false),
-            Answer::Refused { code, text } => Duty::Refused { code, text },
+            Answer::Refused { code, text } => {
+                let by = Blocker::Failed { code, text };
+                Duty::Refused(Block::again(before.as_ref(), by, now, None, false, uid))
+            }
         };
         if contested && self.relist == Relist::No {
             self.relist = Relist::Wanted;
@@ -433,8 +436,17 @@ impl Machine {
             Round::PausedUntil(end) if end <= now => {
                 self.round = Round::Until(after(now, ROUND));
                 for entry in self.pods.values_mut() {
-                    if matches!(entry.duty, Duty::Refused { .. } | Duty::Accepted) {
-                        entry.duty = Duty::Due(None);
+                    match &mut entry.duty {
+                        Duty::Refused(block) => entry.duty = Duty::Due(Some(block.clone())),
+                        Duty::Accepted => entry.duty = Duty::Due(None),
+                        Duty::Stays(_)
+                        | Duty::Unclassified
+                        | Duty::Undecided { .. }
+                        | Duty::Due(_)
+                        | Duty::Posting(_)
+                        | Duty::Leaving(_)
+                        | Duty::LetGo
+                        | Duty::Blocked(_) => {}
                     }
                 }
                 let stale = |memo: &Memo| elapsed(memo.asked, now) >= DAEMON_SET_TRUST;

@@ -126,6 +126,6 @@ fn waiting(entry: &mut Entry) -> Option<&mut Block> {
         | Duty::Accepted
         | Duty::Leaving(_)
         | Duty::LetGo
-        | Duty::Refused { .. } => None,
+        | Duty::Refused(_) => None,
     }
 }

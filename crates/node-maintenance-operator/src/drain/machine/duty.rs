@@ -25,17 +25,22 @@ pub(super) struct Entry {
 pub(super) enum Duty {
     Stays(Stays),
     Unclassified,
-    Undecided { daemon_set: Key, why: String },
+    Undecided {
+        daemon_set: Key,
+        why: String,
+    },
     Due(Option<Block>),
     Posting(Option<Block>),
     Accepted,
     Leaving(Termination),
     LetGo,
+    /// To be tried again soon.
     Blocked(Block),
-    Refused { code: u16, text: String },
+    /// To be tried again in the next round.
+    Refused(Block),
 }
 
-/// A refusal that is worth another try soon.
+/// A refusal.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Block {
     pub(super) by: Blocker,
@@ -58,6 +63,11 @@ pub(super) enum Blocker {
     NamespaceTerminating,
     Contested,
     Unreachable(String),
+    /// Any other answer.
+    Failed {
+        code: u16,
+        text: String,
+    },
 }
 
 /// The duty of a pod after its facts or its class changed.
@@ -77,7 +87,7 @@ pub(super) fn next_duty(before: Duty, class: Class, terminating: Option<Terminat
                 | Duty::Accepted
                 | Duty::Leaving(_)
                 | Duty::Blocked(_)
-                | Duty::Refused { .. },
+                | Duty::Refused(_),
                 Some(termination),
             ) => Duty::Leaving(termination),
             (
@@ -89,7 +99,7 @@ pub(super) fn next_duty(before: Duty, class: Class, terminating: Option<Terminat
                 | Duty::Posting(_)
                 | Duty::Accepted
                 | Duty::Blocked(_)
-                | Duty::Refused { .. }),
+                | Duty::Refused(_)),
                 None,
             ) => kept,
         },
@@ -122,7 +132,7 @@ impl Entry {
             | Duty::Due(_)
             | Duty::Posting(_)
             | Duty::Blocked(_)
-            | Duty::Refused { .. } => true,
+            | Duty::Refused(_) => true,
         }
     }
 
@@ -140,7 +150,7 @@ impl Entry {
             | Duty::Accepted
             | Duty::Leaving(_)
             | Duty::LetGo
-            | Duty::Refused { .. } => false,
+            | Duty::Refused(_) => false,
         }
     }
 
@@ -158,7 +168,7 @@ impl Entry {
             | Duty::Accepted
             | Duty::Leaving(_)
             | Duty::LetGo
-            | Duty::Refused { .. } => false,
+            | Duty::Refused(_) => false,
         }
     }
 
@@ -182,7 +192,7 @@ impl Entry {
             | Duty::Posting(_)
             | Duty::Accepted
             | Duty::LetGo
-            | Duty::Refused { .. } => {}
+            | Duty::Refused(_) => {}
         }
     }
 }

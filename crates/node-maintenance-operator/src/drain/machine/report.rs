@@ -116,7 +116,10 @@ impl Machine {
     fn line(&self, entry: &Entry) -> String {
         let pod = &entry.pod.key;
         match &entry.duty {
-            Duty::Blocked(block) | Duty::Due(Some(block)) | Duty::Posting(Some(block)) => {
+            Duty::Blocked(block)
+            | Duty::Refused(block)
+            | Duty::Due(Some(block))
+            | Duty::Posting(Some(block)) => {
                 let why = self.explain(entry, block, true);
                 format!("{pod}: {why} since {}", seconds(block.since))
             }
@@ -128,7 +131,6 @@ impl Machine {
             Duty::Undecided { daemon_set, why } => {
                 format!("{pod}: not evicted, its DaemonSet {daemon_set} could not be read: {why}")
             }
-            Duty::Refused { code, text } => format!("{pod}: eviction failed ({code}): {text}"),
             Duty::Unclassified => format!("{pod}: its DaemonSet has not been read yet"),
             Duty::Accepted => format!("{pod}: eviction accepted, the pod is not terminating yet"),
             Duty::Posting(None) => format!("{pod}: eviction requested"),
@@ -147,6 +149,7 @@ impl Machine {
             Blocker::NamespaceTerminating => return "its namespace is terminating".to_owned(),
             Blocker::Contested => return "changed while it was evicted".to_owned(),
             Blocker::Unreachable(text) => return format!("eviction was not answered: {text}"),
+            Blocker::Failed { code, text } => return format!("eviction failed ({code}): {text}"),
         };
         let known = self
             .budgets
@@ -198,15 +201,16 @@ impl Entry {
             | Duty::Accepted
             | Duty::Leaving(_)
             | Duty::Blocked(_)
-            | Duty::Refused { .. } => true,
+            | Duty::Refused(_) => true,
         }
     }
 
     const fn block(&self) -> Option<&Block> {
         match &self.duty {
-            Duty::Blocked(block) | Duty::Due(Some(block)) | Duty::Posting(Some(block)) => {
-                Some(block)
-            }
+            Duty::Blocked(block)
+            | Duty::Refused(block)
+            | Duty::Due(Some(block))
+            | Duty::Posting(Some(block)) => Some(block),
             Duty::Stays(_)
             | Duty::Unclassified
             | Duty::Undecided { .. }
@@ -214,8 +218,7 @@ impl Entry {
             | Duty::Posting(None)
             | Duty::Accepted
             | Duty::Leaving(_)
-            | Duty::LetGo
-            | Duty::Refused { .. } => None,
+            | Duty::LetGo => None,
         }
     }
 }

@@ -406,9 +406,31 @@ fn errors_stop_a_pod_until_the_next_round() {
     }
     assert_eq!(
         machine.report().summary,
-        ["ns/a: eviction failed (500): found more than one PodDisruptionBudget"]
+        [
+            "ns/a: eviction failed (500): found more than one PodDisruptionBudget \
+          since 2027-01-15T08:00:01Z"
+        ]
     );
     assert_eq!(evicted(&machine.step(Event::Tick, at(35))), ["a"]);
+}
+
+#[test]
+fn a_pod_that_is_refused_in_each_round_is_blocked_since_the_first() {
+    let (mut machine, _) = begun(Options::default(), vec![pod("ns", "a", "a")]);
+    for round in 0..3 {
+        let text = "no".to_owned();
+        let now = 1 + 35 * round;
+        answer(&mut machine, "a", Answer::Refused { code: 500, text }, now);
+        let blocked = &machine.report().blocked[0];
+        assert_eq!(blocked.since, at(1), "round {round}");
+        assert_eq!(blocked.why, "eviction failed (500): no");
+        machine.step(Event::Tick, at(30 + 35 * round));
+        assert_eq!(
+            evicted(&machine.step(Event::Tick, at(35 + 35 * round))),
+            ["a"]
+        );
+        assert_eq!(machine.report().blocked.len(), 1, "while it is tried again");
+    }
 }
 
 #[test]
