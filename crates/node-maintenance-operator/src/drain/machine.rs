@@ -504,14 +504,23 @@ impl Machine {
         let begun = self.begun.filter(|_| self.has_begun())?;
         let cap = self.options.limit.min(self.share);
         let open = self.posting.len();
-        let waits = self
-            .pods
-            .values()
-            .any(|entry| matches!(entry.duty, Duty::Due(_)));
+        let held_back = self.held_back();
+        let waits = self.pods.values().any(|entry| {
+            matches!(entry.duty, Duty::Due(_)) && held_back.as_ref() != Some(&entry.pod.key)
+        });
         let steps = u32::try_from(open.checked_sub(FIRST)?)
             .ok()?
             .saturating_add(1);
         (waits && open < cap).then(|| after(begun, GROWTH.saturating_mul(steps)))
+    }
+
+    /// The operator's own pod, while others have to go before it.
+    fn held_back(&self) -> Option<Key> {
+        let own = self.options.own_pod.as_ref()?;
+        self.pods
+            .values()
+            .any(|entry| entry.pod.key != *own && entry.holds_own_pod_back())
+            .then(|| own.clone())
     }
 
     fn evict(&mut self, now: Timestamp, commands: &mut Vec<Command>) {
@@ -519,16 +528,12 @@ impl Machine {
             return;
         }
         let window = self.window(now);
-        let own = self.options.own_pod.clone();
-        let others_left = self
-            .pods
-            .values()
-            .any(|entry| Some(&entry.pod.key) != own.as_ref() && entry.holds_own_pod_back());
+        let held_back = self.held_back();
         for entry in self.pods.values_mut() {
             if self.posting.len() >= window {
                 return;
             }
-            if own.as_ref() == Some(&entry.pod.key) && others_left {
+            if held_back.as_ref() == Some(&entry.pod.key) {
                 continue;
             }
             if let Duty::Due(block) = &mut entry.duty

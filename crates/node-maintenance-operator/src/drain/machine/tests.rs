@@ -324,6 +324,21 @@ fn more_may_be_under_way_the_longer_the_server_takes() {
 }
 
 #[test]
+fn the_operators_own_pod_does_not_wait_for_the_window_while_others_are_left() {
+    let mut pods: Vec<PodFacts> = (0..FIRST)
+        .map(|n| pod("ns", &format!("p{n:02}"), &format!("p{n:02}")))
+        .collect();
+    pods.push(pod("ns", "own", "own"));
+    let options = Options {
+        own_pod: Some(Key::new("ns", "own")),
+        ..Options::default()
+    };
+    let (machine, commands) = begun(options, pods);
+    assert_eq!(evicted(&commands).len(), FIRST);
+    assert_eq!(machine.wake_at(), Some(at(30)), "nothing to do before");
+}
+
+#[test]
 fn a_node_takes_no_more_than_its_share() {
     let pods: Vec<PodFacts> = (0..20)
         .map(|n| pod("ns", &format!("p{n:02}"), &format!("p{n:02}")))
