@@ -55,6 +55,9 @@ pub const LEASE_DURATION: Duration = Duration::from_hours(1);
 /// How often a status is written while a drain makes progress.
 pub const STATUS_PACE: Duration = Duration::from_secs(2);
 
+/// Until it is told again that a drain is blocked.
+const BLOCKED_PACE: Duration = Duration::from_mins(15);
+
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Step {
@@ -304,7 +307,13 @@ fn is_ready(seen: &Seen) -> bool {
     }
 }
 
-/// `start + wait`, for a comparison that is true once the time has come.
+/// When `wait` is over that began at `start`: at once if that lies in the future, since then the
+/// clock was set back and nobody knows.
+fn due_at(start: Timestamp, wait: Duration, now: Timestamp) -> Timestamp {
+    if start > now { now } else { after(start, wait) }
+}
+
+/// Whether `wait` is over that began at `start`.
 fn is_due(start: Timestamp, wait: Duration, now: Timestamp) -> bool {
-    after(start, wait) <= now
+    due_at(start, wait, now) <= now
 }

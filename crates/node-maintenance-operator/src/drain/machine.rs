@@ -36,6 +36,7 @@ use super::{
 mod budgets;
 mod duty;
 mod report;
+mod time;
 
 #[cfg(test)]
 mod tests;
@@ -184,6 +185,10 @@ pub struct Machine {
     rounds: u32,
     /// What was unfinished when the latest round ended.
     summary: Vec<(Key, String)>,
+    /// Whether an eviction was asked for.
+    has_evicted: bool,
+    /// The latest time it was told.
+    latest: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,6 +216,8 @@ impl Machine {
             share: usize::MAX,
             rounds: 0,
             summary: Vec::new(),
+            has_evicted: false,
+            latest: Timestamp::MIN,
         }
     }
 
@@ -223,6 +230,7 @@ impl Machine {
     /// Takes in what happened; [`Machine::settle`] says what to do about it. Events that come
     /// together are taken one by one and settled once.
     pub fn take(&mut self, event: Event, now: Timestamp) {
+        self.heed(now);
         match event {
             Event::Listed(pods) => self.on_list(pods),
             Event::Applied(pod) => self.on_pod(pod),
@@ -405,6 +413,7 @@ impl Machine {
     /// Brings everything that time or state allows under way.
     pub fn settle(&mut self, now: Timestamp) -> Vec<Command> {
         let mut commands = Vec::new();
+        self.heed(now);
         self.turn_round(now);
         for entry in self.pods.values_mut() {
             entry.ripen(now, self.options.skip_wait);
@@ -541,6 +550,7 @@ impl Machine {
             {
                 entry.duty = Duty::Posting(block.take());
                 self.posting.insert(entry.pod.uid.clone());
+                self.has_evicted = true;
                 commands.push(Command::Evict(Eviction {
                     key: entry.pod.key.clone(),
                     uid: entry.pod.uid.clone(),

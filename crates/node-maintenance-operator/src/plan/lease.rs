@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use medik8s_core::time::after;
 
-use super::{Next, Step, is_due, write};
+use super::{Next, Step, due_at, is_due, write};
 use crate::{
     drain::machine::{PAUSE, ROUND},
     facts::{DrainView, LeaseView, Maintenance, NodeFacts, Seen},
@@ -61,7 +61,7 @@ pub(super) fn gate(
                 // Somebody may have taken it by force: look once in each round.
                 is_draining(seen).then(|| ROUND + PAUSE)
             };
-            let is_old = limit.is_some_and(|limit| is_due(*checked, limit, now));
+            let is_old = *checked > now || limit.is_some_and(|limit| is_due(*checked, limit, now));
             if *node_uid != node.uid || *renew_at <= now || is_old {
                 ask()
             } else {
@@ -83,7 +83,7 @@ pub(super) fn gate(
                 }
             }
             // Telling may have taken its time; the next look waits from there.
-            let due = after(*checked, RETRY);
+            let due = due_at(*checked, RETRY, now);
             let due = pace(of, now).map_or(due, |at| at.max(due));
             if due <= now {
                 ask()
@@ -112,8 +112,7 @@ fn pace(of: &Maintenance, now: Timestamp) -> Option<Timestamp> {
         return None;
     }
     let latest = of.status.last_update.as_ref()?.0;
-    // A clock that was set back must not stall it.
-    let next = after(latest.min(now), RETRY);
+    let next = due_at(latest, RETRY, now);
     (next > now).then_some(next)
 }
 

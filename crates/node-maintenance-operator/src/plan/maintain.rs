@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use medik8s_core::time::{after, elapsed};
 
 use super::{
-    Event, Next, STATUS_PACE, Step, earliest, is_due, is_ready,
+    BLOCKED_PACE, Event, Next, STATUS_PACE, Step, due_at, earliest, is_due, is_ready,
     lease::{self, Gate},
     leave::{GiveBack, give_back},
     write, write_failure,
@@ -28,9 +28,6 @@ const QUORUM_TRUST: Duration = Duration::from_secs(5);
 
 /// After this time a blocked pod is worth an event.
 const BLOCKED_FOR: Duration = Duration::from_mins(5);
-
-/// Until the same is told again.
-const BLOCKED_PACE: Duration = Duration::from_mins(15);
 
 /// Until the kind of cluster is asked for again.
 const PLATFORM_RETRY: Duration = Duration::from_secs(1);
@@ -248,7 +245,7 @@ fn progress(seen: &Seen, of: &Maintenance, report: &Report, now: Timestamp) -> N
         let due = seen
             .memory
             .status_written
-            .map(|written| after(written, STATUS_PACE));
+            .map(|written| due_at(written, STATUS_PACE, now));
         match due {
             Some(due) if due > now => wake = earliest(wake, Some(due)),
             Some(_) | None => return Next::Do(step),
@@ -271,7 +268,7 @@ fn progress(seen: &Seen, of: &Maintenance, report: &Report, now: Timestamp) -> N
     match seen
         .memory
         .blocked_told
-        .map(|told| after(told, BLOCKED_PACE))
+        .map(|told| due_at(told, BLOCKED_PACE, now))
     {
         Some(again) if again > now => Next::Rest(earliest(wake, Some(again))),
         Some(_) | None => Next::Do(Step::Tell {

@@ -29,6 +29,8 @@ pub struct Report {
     pub blocked: Vec<BlockedPod>,
     /// Pods that were asked to go and are still there.
     pub leaving: usize,
+    /// Whether an eviction was asked for.
+    pub has_evicted: bool,
     /// Rounds that ended unfinished.
     pub rounds: u32,
     /// One line for each pod that was unfinished when the latest round ended and still is.
@@ -79,6 +81,7 @@ impl Machine {
                 .values()
                 .filter(|entry| matches!(entry.duty, Duty::Leaving(_)))
                 .count(),
+            has_evicted: self.has_evicted,
             rounds: self.rounds,
             summary: self
                 .summary

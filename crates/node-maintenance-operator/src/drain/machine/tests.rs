@@ -449,6 +449,25 @@ fn a_pod_that_is_refused_in_each_round_is_blocked_since_the_first() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_stalls_nothing() {
+    let (mut machine, _) = begun(
+        Options::default(),
+        vec![pod("ns", "a", "a"), leaving(pod("ns", "b", "b"), 0, 80)],
+    );
+    answer(&mut machine, "a", not_now(), 1);
+    let hour = 3600;
+    machine.step(Event::Tick, at(2 - hour));
+    assert_eq!(machine.report().blocked[0].since, at(2 - hour));
+    assert_eq!(evicted(&machine.step(Event::Tick, at(8 - hour))), ["a"]);
+    machine.step(Event::Tick, at(31 - hour));
+    assert_eq!(machine.report().rounds, 1);
+    machine.step(Event::Tick, at(10 - 2 * hour));
+    machine.step(Event::Tick, at(16 - 2 * hour));
+    machine.step(Event::Tick, at(46 - 2 * hour));
+    assert_eq!(machine.report().rounds, 2);
+}
+
+#[test]
 fn an_accepted_pod_that_does_not_terminate_is_asked_again_next_round() {
     let (mut machine, _) = begun(Options::default(), vec![pod("ns", "a", "a")]);
     answer(&mut machine, "a", Answer::Accepted, 1);

@@ -25,6 +25,7 @@ enum Happening {
     StepFails(u8),
     ProcessDiesAfter(u8),
     TimePasses(u8),
+    ClockIsSetBack(u8),
     PassRuns,
 }
 
@@ -45,6 +46,7 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
         2 => (0u8..6).prop_map(Happening::StepFails),
         3 => (0u8..10).prop_map(Happening::ProcessDiesAfter),
         4 => (1u8..40).prop_map(Happening::TimePasses),
+        1 => (1u8..100).prop_map(Happening::ClockIsSetBack),
         10 => Just(Happening::PassRuns),
     ];
     proptest::collection::vec(one, 1..80)
@@ -111,6 +113,7 @@ fn live(world: &mut World, happening: Happening) {
             // Wakes that come due meanwhile are not slept through.
             world.run_for(i64::from(seconds));
         }
+        Happening::ClockIsSetBack(minutes) => world.pass_time(-60 * i64::from(minutes)),
         Happening::PassRuns => world.reconcile(),
     }
     // Changes are watched: a pass follows each. A foreign lease is not watched.

@@ -282,6 +282,23 @@ fn a_stolen_lease_stops_the_drain_and_hands_back_after_more_than_30_s() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_stalls_nothing() {
+    let mut world = with_pods(1);
+    world.steal();
+    world.create("m");
+    world.run_for(15);
+    world.pass_time(-3600);
+    world.holder = Holder::Nobody;
+    world.run_for(10);
+    assert!(world.drain.is_some(), "the wait for the lease");
+    world.pass_time(-3600);
+    world.pods.insert("p1".to_owned());
+    world.steps.clear();
+    world.reconcile();
+    assert!(kinds(&world).contains(&"status"), "{:?}", kinds(&world));
+}
+
+#[test]
 fn a_lease_that_comes_back_before_the_fifth_look_costs_nothing() {
     let mut world = with_pods(4);
     world.create("m");

@@ -39,7 +39,7 @@ fn a_budget_opens_for_as_many_pods_as_it_says() {
         });
     }
     let (mut machine, _) = begun(Options::default(), same);
-    for (now, name) in [(2, "a"), (1, "b"), (3, "c")] {
+    for (now, name) in [(1, "b"), (2, "a"), (3, "c")] {
         answer(&mut machine, name, not_now(), now);
     }
     let budgets = |allowed| Event::Budgets("ns".to_owned(), vec![budget("x", "web", allowed)]);
