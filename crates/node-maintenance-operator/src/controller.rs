@@ -127,7 +127,16 @@ impl Context {
         }
         let now = self.effects.clock.now();
         self.refresh(seen);
-        let Some((uid, status)) = plan::after_failure(seen, step, &chain(error), now) else {
+        let why = chain(error);
+        if let Some(tell) = plan::told_failure(seen, step, &why, now)
+            && let Ok(outcome) = self
+                .effects
+                .perform(&tell, seen, &mut Pass::default())
+                .await
+        {
+            self.note(seen, &tell, outcome);
+        }
+        let Some((uid, status)) = plan::after_failure(seen, step, &why, now) else {
             return;
         };
         let Some(of) = seen.maintenances.iter().find(|one| one.uid == uid) else {

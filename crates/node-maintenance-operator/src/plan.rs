@@ -166,7 +166,7 @@ pub enum Event {
     Failed,
     /// Nothing is left to evict.
     Succeeded,
-    /// Pods have blocked the drain for long.
+    /// Pods have blocked the drain for long, or it cannot begin.
     Blocked(String),
 }
 
@@ -219,6 +219,18 @@ pub fn after_failure(
     let on_lease = matches!(step, Step::RequestLease { .. } | Step::ReleaseLease);
     let next = status::step_failed(of, why, on_lease, now);
     status::differs(&of.status, &next).then(|| (of.uid.clone(), next))
+}
+
+/// What to tell after a step failed of which the status cannot say anything yet: users would wait
+/// for a maintenance that does not begin, and see nothing.
+pub fn told_failure(seen: &Seen, step: &Step, why: &str, now: Timestamp) -> Option<Step> {
+    let of = concerned(seen, step)?;
+    let told = seen.memory.blocked_told;
+    let is_time = told.is_none_or(|told| is_due(told, BLOCKED_PACE, now));
+    (of.phase() == crate::facts::Phase::None && is_time).then(|| Step::Tell {
+        of: of.uid.clone(),
+        event: Event::Blocked(status::not_begun(why)),
+    })
 }
 
 /// The maintenance that a step is done for.

@@ -367,6 +367,14 @@ pub fn blocked(pods: &[BlockedPod]) -> String {
     join(&lines, MESSAGE_LIMIT)
 }
 
+/// The words of the event that tells why a maintenance does not begin.
+pub fn not_begun(why: &str) -> String {
+    cut(
+        &format!("The maintenance cannot begin: {why}"),
+        MESSAGE_LIMIT,
+    )
+}
+
 const NOT_READY: &str =
     "; the node is not Ready, so its kubelet is not confirming that pods have ended";
 

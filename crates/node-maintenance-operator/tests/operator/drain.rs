@@ -13,7 +13,7 @@ use medik8s_api::{names::nmo, node_maintenance::NodeMaintenanceDrain};
 use medik8s_testing::{
     build::{self, MetaExt, PodExt},
     fake::{Failure, Fault},
-    wire::Reply,
+    wire::{Answer, Reply},
 };
 use serde_json::json;
 
@@ -391,15 +391,27 @@ async fn a_daemon_set_that_cannot_be_read_holds_the_beginning_back() {
     );
     let (failing, is_failing) = switch();
     lab.api.intercept(move |request| {
-        (request.path.contains("/daemonsets/") && is_failing()).then(|| {
-            medik8s_testing::wire::Answer::Reply(Reply::failure(500, "InternalError", "no"))
-        })
+        (request.path.contains("/daemonsets/") && is_failing())
+            .then(|| Answer::Reply(Reply::failure(500, "InternalError", "no")))
     });
     lab.maintain("m", NODE);
     lab.operator();
     lab.seconds(10).await;
     assert_eq!(lab.phase("m"), "", "nothing persisted");
     assert!(lab.is_bare() && lab.has_pod("of-ds"));
+    lab.seconds(600).await;
+    assert_eq!(lab.told("m", "DrainBlocked"), 1, "{}", lab.story());
+    lab.seconds(400).await;
+    assert_eq!(lab.told("m", "DrainBlocked"), 2, "every 15 minutes");
+    let events = lab.api.list::<k8s_openapi::api::core::v1::Event>();
+    let told = events
+        .iter()
+        .find(|event| event.reason.as_deref() == Some("DrainBlocked"));
+    let message = told.and_then(|event| event.message.clone()).unwrap();
+    assert!(
+        message.starts_with("The maintenance cannot begin: ") && message.contains("ds"),
+        "{message}"
+    );
     failing.store(false, Ordering::Relaxed);
     lab.put_daemon_set("ds");
     lab.until("success", |lab| lab.phase("m") == "Succeeded")
