@@ -166,10 +166,11 @@ fn orders(seen: &Seen, of: &Maintenance, now: Timestamp) -> Option<Next> {
 
 /// What to write down about the node before it is changed (7.3).
 fn previous_state(seen: &Seen, of: &Maintenance, node: &NodeFacts) -> PreviousState {
+    // One that is ended and kept by somebody else has given the node back already.
     let handed_over = seen
         .maintenances
         .iter()
-        .filter(|other| other.uid != of.uid)
+        .filter(|other| other.uid != of.uid && other.has_finalizer)
         .find_map(|other| other.record);
     if let Some(state) = handed_over {
         return state;

@@ -476,6 +476,21 @@ fn deleting_a_refused_duplicate_changes_nothing() {
 }
 
 #[test]
+fn what_an_ended_maintenance_remembers_is_not_taken_over() {
+    let mut world = maintained();
+    let mut kept = world.get("m").clone();
+    world.delete("m");
+    world.reconcile();
+    (kept.is_deleting, kept.has_finalizer) = (true, false);
+    world.maintenances.push(kept);
+    world.node().is_unschedulable = true;
+    world.create("n");
+    world.reconcile();
+    let record = world.get("n").record.expect("a record");
+    assert!(record.unschedulable, "the node was cordoned since");
+}
+
+#[test]
 fn must_not_recordon_while_another_finalizer_keeps_the_object() {
     let mut world = maintained();
     let mut kept = world.get("m").clone();
