@@ -160,7 +160,14 @@ impl Effects {
                 Ok(Outcome::Done)
             }
             Step::FinishDrain { .. } => {
-                if let Some(started) = self.drains.stop(node).await {
+                // After a restart every drained node is looked at again; that is no drain.
+                let has_evicted = match &seen.drain {
+                    DrainView::Running { report, .. } => report.has_evicted,
+                    DrainView::None => false,
+                };
+                if let Some(started) = self.drains.stop(node).await
+                    && has_evicted
+                {
                     self.metrics
                         .drained(self.clock.boottime().saturating_sub(started));
                 }
