@@ -97,7 +97,7 @@ impl Pods {
             State::List => match self.list().await {
                 Ok(listing) => {
                     let next = State::Open(listing.resource_version);
-                    (Some(Event::Listed(listing.pods)), next, 0)
+                    (Some(Event::Listed(listing.pods)), next, failures)
                 }
                 Err(error) => {
                     pause("list", failures, &error).await;
@@ -109,8 +109,10 @@ impl Pods {
                     .fields(&self.selector)
                     .timeout(WATCH_SECONDS);
                 match self.api.watch(&params, &version).await {
-                    Ok(events) => (None, State::Watch(version, events.boxed()), 0),
-                    Err(error) if classify(&error) == Class::Gone => (None, State::List, failures),
+                    Ok(events) => (None, State::Watch(version, events.boxed()), failures),
+                    Err(error) if classify(&error) == Class::Gone => {
+                        again(State::List, failures).await
+                    }
                     Err(error) => {
                         pause("watch", failures, &error).await;
                         (None, State::Open(version), failures.saturating_add(1))
@@ -137,7 +139,7 @@ async fn watch(
     failures: u32,
 ) -> (Option<Event>, State, u32) {
     let Ok(Some(event)) = tokio::time::timeout(SILENCE, events.next()).await else {
-        return (None, State::Open(version), failures);
+        return again(State::Open(version), failures).await;
     };
     match event {
         Ok(WatchEvent::Added(pod) | WatchEvent::Modified(pod)) => {
@@ -159,7 +161,7 @@ async fn watch(
             0,
         ),
         Ok(WatchEvent::Error(status)) if classify_status(&status) == Class::Gone => {
-            (None, State::List, failures)
+            again(State::List, failures).await
         }
         Ok(WatchEvent::Error(status)) => {
             pause("watch", failures, &kube::Error::Api(status.boxed())).await;
@@ -180,4 +182,11 @@ async fn pause(what: &str, failures: u32, error: &(dyn std::error::Error + Sync)
         "pods cannot be followed"
     );
     tokio::time::sleep(RETRY.delay(failures.saturating_add(1), 0.0)).await;
+}
+
+/// The server ends each watch in its time: goes on at once. Only what a watch says proves that it
+/// works; after one that said nothing there is a pause.
+async fn again(next: State, failures: u32) -> (Option<Event>, State, u32) {
+    tokio::time::sleep(RETRY.delay(failures, 0.0)).await;
+    (None, next, failures.saturating_add(1))
 }

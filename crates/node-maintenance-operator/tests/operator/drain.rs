@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -434,6 +434,75 @@ async fn a_lost_watch_loses_nothing() {
     lab.api.remove::<Pod>(Some("default"), "b");
     lab.until("success", |lab| lab.phase("m") == "Succeeded")
         .await;
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Test suites of users look for these words.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_round_is_logged_in_the_words_of_the_original() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone());
+    let _guard = tracing::subscriber::set_default(subscriber.finish());
+    let rounds = || {
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        text.matches("Reconciling with fixed duration").count()
+    };
+    let lab = Lab::new();
+    lab.put_pods(&["a"]);
+    lab.refuse(&["a"], || Some(Reply::too_many_requests("budget")));
+    lab.maintain("m", NODE);
+    lab.operator();
+    lab.seconds(29).await;
+    assert_eq!(rounds(), 0);
+    lab.seconds(3).await;
+    assert_eq!(rounds(), 1);
+    lab.seconds(35).await;
+    assert_eq!(rounds(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_says_nothing_is_not_opened_all_the_time() {
+    for is_garbled in [false, true] {
+        let lab = Lab::new();
+        lab.put_pods(&["a"]);
+        lab.refuse(&["a"], || Some(Reply::too_many_requests("budget")));
+        lab.maintain("m", NODE);
+        lab.operator();
+        lab.until("an eviction", |lab| lab.evictions_of("a") > 0)
+            .await;
+        if is_garbled {
+            lab.api.intercept(|request| {
+                (request.is_watch() && request.path == "/api/v1/pods")
+                    .then(|| Answer::Reply(Reply::ok(&json!({}))))
+            });
+        }
+        lab.api.clear_requests();
+        for _ in 0..600 {
+            lab.api.drop_watches();
+            lab.pass(Duration::from_millis(100)).await;
+        }
+        let requests = lab.api.requests();
+        let watches = requests
+            .iter()
+            .filter(|one| one.is_watch() && one.path == "/api/v1/pods")
+            .count();
+        assert!((2..=12).contains(&watches), "{watches} in a minute");
+    }
 }
 
 #[tokio::test(start_paused = true)]
