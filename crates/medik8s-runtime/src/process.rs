@@ -147,6 +147,8 @@ impl Process {
             }
         }
         self.new_tasks.close();
+        // What was asked for in the very last moment never runs; a worker may wait for it.
+        while self.new_tasks.try_recv().is_ok() {}
         let mut failed = None;
         self.drain(&[Role::Worker, Role::Dynamic], WORKER_GRACE, &mut failed)
             .await?;
@@ -329,6 +331,29 @@ mod tests {
         assert!(!stop.is_triggered());
         stop.trigger();
         running.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_what_was_started_in_the_last_moment() {
+        let stop = Shutdown::manual();
+        let mut process = Process::new(stop.clone());
+        let spawner = process.spawner();
+        process.worker("main", move |stop| async move {
+            stop.triggered().await;
+            Ok(())
+        });
+        let (told, heard) = tokio::sync::oneshot::channel::<()>();
+        process.worker("waits", move |_| async move {
+            // Gone or done, but not silent.
+            let _ended = heard.await;
+            Ok(())
+        });
+        spawner.worker("late", move |_| async move {
+            let _told = told.send(());
+            Ok(())
+        });
+        stop.trigger();
+        process.run().await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
