@@ -499,6 +499,55 @@ async fn foreign_taints_labels_and_exclusions_stay() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn load_balancers_are_told_on_order() {
+    let key = "node.kubernetes.io/exclude-from-external-load-balancers";
+    let annotation = "nodemaintenance.medik8s.io/exclude-from-load-balancers";
+    for before in [None, Some("mine")] {
+        let lab = Lab::new();
+        let label = |lab: &Lab| lab.node().metadata.labels.unwrap_or_default().remove(key);
+        if let Some(value) = before {
+            lab.api.update::<Node>(None, NODE, |node| {
+                let labels = node.metadata.labels.get_or_insert_default();
+                labels.insert(key.to_owned(), value.to_owned());
+            });
+        }
+        let mut object = build::node_maintenance("m", NODE).created(lab.clock.now());
+        object.metadata.annotations = Some([(annotation.to_owned(), "true".to_owned())].into());
+        lab.api.put(&object);
+        lab.operator();
+        lab.until("success", |lab| lab.phase("m") == "Succeeded")
+            .await;
+        let expected = before.unwrap_or("node-maintenance-operator");
+        assert_eq!(label(&lab).as_deref(), Some(expected));
+        lab.end("m");
+        lab.until("the end", |lab| lab.get("m").is_none()).await;
+        assert_eq!(label(&lab).as_deref(), before, "only ours goes");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_webhook_that_is_not_there_is_waited_for() {
+    let lab = Lab::new();
+    let failing = Reply::failure(500, "InternalError", "failed calling webhook: no endpoints");
+    lab.api.inject(
+        Fault::on_request(
+            "PATCH",
+            "/apis/nodemaintenance.medik8s.io/v1beta1/nodemaintenances/m",
+            Failure::Refuse(failing),
+        )
+        .times(3),
+    );
+    lab.maintain("m", NODE);
+    lab.operator();
+    lab.until("success", |lab| lab.phase("m") == "Succeeded")
+        .await;
+    assert!((5..15).contains(&lab.elapsed()), "{} s", lab.elapsed());
+    lab.seconds(1).await;
+    assert_eq!(lab.told("m", "BeginMaintenance"), 1);
+    assert_eq!(lab.told("m", "DrainBlocked"), 1, "people are told why");
+}
+
+#[tokio::test(start_paused = true)]
 async fn other_finalizers_stay_and_keep_the_node_alone() {
     let lab = Lab::new();
     lab.maintain("m", NODE);
