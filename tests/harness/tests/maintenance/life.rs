@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use kube::{
     ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use medik8s_harness::{
     kwok::{ENDS, ENDS_AT_ONCE, ENDS_NEVER},
@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::{
     SOON,
-    lab::{LIMIT, Lab, USER, object},
+    lab::{LIMIT, Lab, NAMESPACE, USER, object},
 };
 
 /// A node is deleted while in maintenance and registers again (timeline 17.5).
@@ -168,6 +168,54 @@ pub(crate) async fn uncordoned_by_hand(lab: &Lab, node: String) -> anyhow::Resul
     })
     .await?;
     lab.succeeds(&node).await?;
+    ensure!(lab.told(&node, "BeginMaintenance").await? == 1);
+    lab.end(&node).await?;
+    lab.ensure_bare(&node).await
+}
+
+/// People may change the reason at any time; `kubectl wait` minds the generation.
+pub(crate) async fn reason_changes(lab: &Lab, node: String) -> anyhow::Result<()> {
+    lab.maintain(&node).await?;
+    lab.succeeds(&node).await?;
+    let reason = "{\"spec\":{\"reason\":\"it takes longer\"}}";
+    lab.kubectl(&["patch", "nm", &node, "--type=merge", "-p", reason])
+        .await?;
+    let object = format!("nm/{node}");
+    lab.kubectl(&["wait", "--for=condition=Drained", "--timeout=5s", &object])
+        .await?;
+    ensure!(lab.told(&node, "SucceedMaintenance").await? == 1);
+    lab.end(&node).await
+}
+
+/// The node that the operator runs on: its own pod goes last, and the next one finishes.
+pub(crate) async fn own_node(lab: &Lab, _: String) -> anyhow::Result<()> {
+    let pods = lab.pods(NAMESPACE);
+    let own = pods.list(&ListParams::default()).await?.items.pop();
+    let own = own.context("the operator has no pod")?;
+    let spec = own.spec.as_ref().context("a pod without spec")?;
+    let node = spec.node_name.clone().context("it is not bound")?;
+    lab.namespace("own").await?;
+    let quick = json!({"metadata": {"labels": {ENDS: ENDS_AT_ONCE}}});
+    for name in ["own-a", "own-b"] {
+        lab.pod("own", name, &node, quick.clone()).await?;
+    }
+    lab.maintain(&node).await?;
+    lab.phase(&node, "Succeeded", Duration::from_mins(1))
+        .await?;
+    lab.ensure_marked(&node).await?;
+    lab.gone(NAMESPACE, &own.name_any(), SOON).await?;
+    let all = lab.asked(|one| one.user == USER && one.resource == "pods/eviction")?;
+    let at = |name: &str| {
+        let found = all.iter().find(|one| one.name == name);
+        found.with_context(|| format!("{name} was not evicted"))
+    };
+    let last = at(&own.name_any())?;
+    for name in ["own-a", "own-b"] {
+        ensure!(
+            at(name)?.answered <= last.at,
+            "the operator went before {name}"
+        );
+    }
     ensure!(lab.told(&node, "BeginMaintenance").await? == 1);
     lab.end(&node).await?;
     lab.ensure_bare(&node).await

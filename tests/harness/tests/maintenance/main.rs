@@ -85,12 +85,14 @@ const TOGETHER: &[Entry] = &[
     scenario!("node registers again", life::node_registers_again),
     scenario!("deleted in the middle", life::deleted_in_the_middle),
     scenario!("uncordoned by hand", life::uncordoned_by_hand),
+    scenario!("reason changes", life::reason_changes),
 ];
 
 /// One after the other, when the others are done: they disturb the operator.
 const ALONE: &[Entry] = &[
     scenario!("two for one node", life::two_for_one_node),
     scenario!("quiet", life::quiet),
+    scenario!("own node", life::own_node),
 ];
 
 /// Side by side, for minutes.
