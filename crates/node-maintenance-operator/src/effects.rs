@@ -124,15 +124,15 @@ impl Effects {
             Step::RequestLease { node_uid } => self.request_lease(seen, node_uid).await,
             Step::CheckQuorum => self.check_quorum(node).await,
             Step::Record { of, state } => {
-                self.annotate(find(seen, of)?, Some(*state)).await?;
+                self.annotate(find(seen, of)?, Some(state)).await?;
                 Ok(Outcome::Done)
             }
             Step::HandOver { to, state } => {
                 let to = find(seen, to)?;
                 if to.has_finalizer {
-                    self.annotate(to, Some(*state)).await?;
+                    self.annotate(to, Some(state)).await?;
                 } else {
-                    self.begin(to, Some(*state)).await?;
+                    self.begin(to, Some(state)).await?;
                 }
                 Ok(Outcome::Done)
             }
@@ -144,7 +144,7 @@ impl Effects {
                 leaves_load_balancers,
                 ..
             } => self.enter(node, *leaves_load_balancers, pass).await,
-            Step::LeaveNode { keep } => self.leave(node, *keep, pass).await,
+            Step::LeaveNode { keep } => self.leave(node, keep, pass).await,
             Step::StartDrain { of, options } => {
                 let (wake, name) = (Arc::clone(&self.wake), node.to_owned());
                 let prepared = pass.prepared.take();
@@ -278,7 +278,11 @@ impl Effects {
     }
 
     /// Adds the finalizer, together with a record if there is one, and tells about it.
-    async fn begin(&self, of: &Maintenance, state: Option<PreviousState>) -> Result<(), StepError> {
+    async fn begin(
+        &self,
+        of: &Maintenance,
+        state: Option<&PreviousState>,
+    ) -> Result<(), StepError> {
         let mut finalizers = of.finalizers.clone();
         finalizers.push(nmo::FINALIZER.to_owned());
         let mut metadata = json!({ "finalizers": finalizers });
@@ -302,7 +306,7 @@ impl Effects {
     async fn annotate(
         &self,
         of: &Maintenance,
-        state: Option<PreviousState>,
+        state: Option<&PreviousState>,
     ) -> Result<(), StepError> {
         let metadata = json!({ "annotations": record(state)? });
         self.patch(of, metadata).await.map(drop)
@@ -461,7 +465,7 @@ impl Effects {
         })
     }
 
-    async fn leave(&self, name: &str, keep: Keep, pass: &mut Pass) -> Result<Outcome, StepError> {
+    async fn leave(&self, name: &str, keep: &Keep, pass: &mut Pass) -> Result<Outcome, StepError> {
         let Some(node) = self.nodes.get(name) else {
             return Ok(Outcome::Done);
         };
@@ -473,8 +477,11 @@ impl Effects {
             edit.remove_taints(&[taints::DRAIN, taints::UNSCHEDULABLE])
                 .uncordon()
         };
-        if !keep.exclusion {
-            edit = edit.remove_label(EXCLUDE_FROM_REMEDIATION_LABEL);
+        if facts.is_excluded() {
+            edit = match &keep.label {
+                Some(value) => edit.set_label(EXCLUDE_FROM_REMEDIATION_LABEL, value),
+                None => edit.remove_label(EXCLUDE_FROM_REMEDIATION_LABEL),
+            };
         }
         if facts.load_balancer_label == LoadBalancerLabel::Ours {
             edit = edit.remove_label(EXCLUDE_FROM_LOAD_BALANCERS_LABEL);
@@ -557,8 +564,8 @@ fn find<'a>(seen: &'a Seen, uid: &str) -> Result<&'a Maintenance, StepError> {
 }
 
 /// The annotation that holds the state of a node; `None` removes it.
-fn record(state: Option<PreviousState>) -> Result<Value, StepError> {
-    let encode = |state| serde_json::to_string(&state);
+fn record(state: Option<&PreviousState>) -> Result<Value, StepError> {
+    let encode = |state| serde_json::to_string(state);
     let value = state
         .map(encode)
         .transpose()

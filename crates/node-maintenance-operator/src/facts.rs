@@ -54,13 +54,36 @@ impl Phase {
 }
 
 /// What a node was like before its maintenance (specification 7.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PreviousState {
     /// It was cordoned.
     pub unschedulable: bool,
     /// It carried the label that excludes it from remediation.
     pub exclude_from_remediation: bool,
+    /// Value of that label if it was one that does not exclude.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exclude_label: Option<String>,
+}
+
+impl PreviousState {
+    /// What a node is like.
+    pub fn of(node: &NodeFacts) -> Self {
+        Self {
+            unschedulable: node.is_unschedulable,
+            exclude_from_remediation: node.is_excluded(),
+            exclude_label: node.exclude_label.clone().filter(|_| !node.is_excluded()),
+        }
+    }
+
+    /// Value of the label that excludes from remediation.
+    pub fn label(self) -> Option<String> {
+        if self.exclude_from_remediation {
+            Some(TRUE.to_owned())
+        } else {
+            self.exclude_label
+        }
+    }
 }
 
 /// A NodeMaintenance.
@@ -249,10 +272,8 @@ pub struct NodeFacts {
     pub has_drain_taint: bool,
     /// It has the taint `node.kubernetes.io/unschedulable`.
     pub has_unschedulable_taint: bool,
-    /// It is excluded from remediation.
-    pub is_excluded: bool,
-    /// It has a label of that key, with whatever value.
-    pub has_exclude_label: bool,
+    /// Value of the label that excludes it from remediation if it says so.
+    pub exclude_label: Option<String>,
     /// Who took it out of external load balancers.
     pub load_balancer_label: LoadBalancerLabel,
     /// Whether its kubelet reports.
@@ -275,8 +296,7 @@ impl NodeFacts {
             is_unschedulable: node::is_unschedulable(object),
             has_drain_taint: taints::has(object, taints::DRAIN),
             has_unschedulable_taint: taints::has(object, taints::UNSCHEDULABLE),
-            is_excluded: node::is_excluded(object),
-            has_exclude_label: label(EXCLUDE_FROM_REMEDIATION_LABEL).is_some(),
+            exclude_label: label(EXCLUDE_FROM_REMEDIATION_LABEL).map(str::to_owned),
             load_balancer_label: match label(EXCLUDE_FROM_LOAD_BALANCERS_LABEL) {
                 None => LoadBalancerLabel::Absent,
                 Some(LOAD_BALANCER_MARK) => LoadBalancerLabel::Ours,
@@ -285,6 +305,11 @@ impl NodeFacts {
             ready: node::ready(object),
             is_control_plane: roles::is_control_plane(labels),
         }
+    }
+
+    /// It is excluded from remediation.
+    pub fn is_excluded(&self) -> bool {
+        self.exclude_label.as_deref() == Some(TRUE)
     }
 
     /// New pods can land on it.

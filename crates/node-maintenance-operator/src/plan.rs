@@ -151,12 +151,12 @@ pub enum Step {
 }
 
 /// What to leave alone when a node is handed back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Keep {
     /// The cordon with its taint was there before, and the user wants it back.
     pub cordon: bool,
-    /// The label that excludes from remediation was there before.
-    pub exclusion: bool,
+    /// Value that the label had before which excludes from remediation.
+    pub label: Option<String>,
 }
 
 /// Something users are told.

@@ -34,10 +34,11 @@ fn the_record_is_read_leniently() {
     let recorded = PreviousState {
         unschedulable: true,
         exclude_from_remediation: false,
+        exclude_label: None,
     };
     assert_eq!(
         with(r#"{"unschedulable":true,"excludeFromRemediation":false}"#),
-        Some(recorded)
+        Some(recorded.clone())
     );
     assert_eq!(
         serde_json::to_string(&recorded).unwrap(),
@@ -123,7 +124,7 @@ fn marks_of_a_node() {
     let read =
         |object: serde_json::Value| NodeFacts::read(&serde_json::from_value(object).unwrap());
     let bare = read(json!({"metadata": {"uid": "x"}}));
-    assert!(bare.is_open() && !bare.is_excluded && !bare.is_control_plane);
+    assert!(bare.is_open() && !bare.is_excluded() && !bare.is_control_plane);
     assert_eq!(bare.load_balancer_label, LoadBalancerLabel::Absent);
     let marked = read(json!({
         "metadata": {"uid": "x", "labels": {
@@ -134,13 +135,20 @@ fn marks_of_a_node() {
             {"key": "medik8s.io/drain", "effect": "NoSchedule"},
             {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]},
     }));
-    assert!(!marked.is_open() && marked.is_excluded && marked.is_control_plane);
+    assert!(!marked.is_open() && marked.is_excluded() && marked.is_control_plane);
     assert_eq!(marked.load_balancer_label, LoadBalancerLabel::Ours);
     let foreign = read(json!({"metadata": {"labels": {
         "node.kubernetes.io/exclude-from-external-load-balancers": "",
         "remediation.medik8s.io/exclude-from-remediation": ""}}}));
     assert_eq!(foreign.load_balancer_label, LoadBalancerLabel::Foreign);
-    assert!(foreign.has_exclude_label && !foreign.is_excluded);
+    assert!(!foreign.is_excluded());
+    let before = PreviousState::of(&foreign);
+    assert_eq!(
+        serde_json::to_string(&before).unwrap(),
+        r#"{"unschedulable":false,"excludeFromRemediation":false,"excludeLabel":""}"#
+    );
+    assert_eq!(before.label().as_deref(), Some(""));
+    assert_eq!(PreviousState::of(&marked).label().as_deref(), Some("true"));
 }
 
 #[test]

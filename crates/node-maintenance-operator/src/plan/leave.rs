@@ -27,10 +27,10 @@ pub(super) enum GiveBack {
 pub(super) fn give_back(seen: &Seen, of: &Maintenance) -> GiveBack {
     if let Some(sibling) = live_sibling(seen, of) {
         // The node stays in maintenance. Who ends it must know what it was like before.
-        return match of.record {
+        return match &of.record {
             Some(state) if sibling.record.is_none() => GiveBack::Do(Step::HandOver {
                 to: sibling.uid.clone(),
-                state,
+                state: state.clone(),
             }),
             Some(_) | None => GiveBack::Done,
         };
@@ -40,7 +40,7 @@ pub(super) fn give_back(seen: &Seen, of: &Maintenance) -> GiveBack {
         NodeView::Missing => {}
         NodeView::Present(node) => {
             let keep = keep(of);
-            if seen.is_entered(of) && has_marks(node, keep) {
+            if seen.is_entered(of) && has_marks(node, &keep) {
                 return GiveBack::Do(Step::LeaveNode { keep });
             }
         }
@@ -62,17 +62,17 @@ fn live_sibling<'a>(seen: &'a Seen, of: &Maintenance) -> Option<&'a Maintenance>
 
 /// What was there before the maintenance and stays.
 pub(super) fn keep(of: &Maintenance) -> Keep {
-    let before = of.record.unwrap_or_default();
+    let before = of.record.clone().unwrap_or_default();
     Keep {
         cordon: of.restores_cordon && before.unschedulable,
-        exclusion: before.exclude_from_remediation,
+        label: before.label(),
     }
 }
 
 /// Whether the node still carries something that maintenance put there.
-pub(super) fn has_marks(node: &NodeFacts, keep: Keep) -> bool {
+pub(super) fn has_marks(node: &NodeFacts, keep: &Keep) -> bool {
     node.has_drain_taint
         || (!keep.cordon && (node.is_unschedulable || node.has_unschedulable_taint))
-        || (!keep.exclusion && node.has_exclude_label)
+        || (node.is_excluded() && keep.label != node.exclude_label)
         || node.load_balancer_label == LoadBalancerLabel::Ours
 }

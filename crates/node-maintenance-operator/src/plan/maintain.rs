@@ -171,7 +171,7 @@ fn previous_state(seen: &Seen, of: &Maintenance, node: &NodeFacts) -> PreviousSt
         .maintenances
         .iter()
         .filter(|other| other.uid != of.uid && other.has_finalizer)
-        .find_map(|other| other.record);
+        .find_map(|other| other.record.clone());
     if let Some(state) = handed_over {
         return state;
     }
@@ -179,10 +179,7 @@ fn previous_state(seen: &Seen, of: &Maintenance, node: &NodeFacts) -> PreviousSt
     if node.has_drain_taint {
         return PreviousState::default();
     }
-    PreviousState {
-        unschedulable: node.is_unschedulable,
-        exclude_from_remediation: node.is_excluded,
-    }
+    PreviousState::of(node)
 }
 
 /// The node carries everything that maintenance puts on it.
@@ -192,7 +189,7 @@ fn is_marked(of: &Maintenance, node: &NodeFacts) -> bool {
         LoadBalancerLabel::Ours => of.leaves_load_balancers,
         LoadBalancerLabel::Foreign => true,
     };
-    !node.is_open() && node.is_excluded && load_balancers
+    !node.is_open() && node.is_excluded() && load_balancers
 }
 
 /// This process has seen that nothing is left on this incarnation of the node. What appears there

@@ -14,14 +14,18 @@ fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + seconds).unwrap()
 }
 
+/// The label that excludes a node from remediation.
+fn excluded() -> Option<String> {
+    Some("true".to_owned())
+}
+
 fn bare_node(uid: &str) -> NodeFacts {
     NodeFacts {
         uid: uid.to_owned(),
         is_unschedulable: false,
         has_drain_taint: false,
         has_unschedulable_taint: false,
-        is_excluded: false,
-        has_exclude_label: false,
+        exclude_label: None,
         load_balancer_label: LoadBalancerLabel::Absent,
         ready: Status::True,
         is_control_plane: false,

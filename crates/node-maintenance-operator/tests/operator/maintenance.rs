@@ -499,6 +499,25 @@ async fn foreign_taints_labels_and_exclusions_stay() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_label_that_does_not_exclude_comes_back() {
+    let key = "remediation.medik8s.io/exclude-from-remediation";
+    let lab = Lab::new();
+    let label = |lab: &Lab| lab.node().metadata.labels.unwrap_or_default().remove(key);
+    lab.api.update::<Node>(None, NODE, |node| {
+        let labels = node.metadata.labels.get_or_insert_default();
+        labels.insert(key.to_owned(), "false".to_owned());
+    });
+    lab.maintain("m", NODE);
+    lab.operator();
+    lab.until("success", |lab| lab.phase("m") == "Succeeded")
+        .await;
+    assert_eq!(label(&lab).as_deref(), Some("true"));
+    lab.end("m");
+    lab.until("the end", |lab| lab.get("m").is_none()).await;
+    assert_eq!(label(&lab).as_deref(), Some("false"), "MUST NOT 5");
+}
+
+#[tokio::test(start_paused = true)]
 async fn load_balancers_are_told_on_order() {
     let key = "node.kubernetes.io/exclude-from-external-load-balancers";
     let annotation = "nodemaintenance.medik8s.io/exclude-from-load-balancers";

@@ -90,8 +90,7 @@ fn live(world: &mut World, happening: Happening) {
             if let Some(node) = &mut world.node
                 && !world.had_label
             {
-                node.is_excluded = false;
-                node.has_exclude_label = false;
+                node.exclude_label = None;
             }
         }
         Happening::PodAppears(which) => {
@@ -147,8 +146,7 @@ proptest! {
     fn must_not_do_anything_of_section_14(story in happenings(), had_label: bool) {
         let mut world = World::new();
         world.had_label = had_label;
-        world.node().is_excluded = had_label;
-        world.node().has_exclude_label = had_label;
+        world.node().exclude_label = had_label.then(excluded).flatten();
         for happening in story {
             live(&mut world, happening);
         }
@@ -175,7 +173,7 @@ proptest! {
         prop_assert_ne!(world.holder, Holder::Us);
         prop_assert!(world.drain.is_none());
         let node = world.node.as_ref().unwrap();
-        prop_assert!(!node.has_drain_taint && !node.is_unschedulable && !node.is_excluded);
+        prop_assert!(!node.has_drain_taint && !node.is_unschedulable && !node.is_excluded());
     }
 
     /// The maintenance that counts succeeds once nothing stands in its way, and then is quiet.

@@ -188,8 +188,7 @@ fn an_uncordon_in_the_middle_of_a_drain_begins_it_anew() {
 #[test]
 fn a_label_removed_by_hand_comes_back_without_a_drain() {
     let mut world = maintained();
-    world.node().is_excluded = false;
-    world.node().has_exclude_label = false;
+    world.node().exclude_label = None;
     world.pods.insert("node-debugger".to_owned());
     world.pass_time(100);
     world.reconcile();
@@ -417,8 +416,7 @@ fn a_maintenance_can_be_deleted_while_its_node_is_gone() {
 #[test]
 fn the_older_of_two_counts_and_the_other_takes_over() {
     let mut world = with_pods(1);
-    world.node().is_excluded = true;
-    world.node().has_exclude_label = true;
+    world.node().exclude_label = excluded();
     world.had_label = true;
     world.create("a");
     world.pass_time(1);
@@ -450,6 +448,7 @@ fn the_older_of_two_counts_and_the_other_takes_over() {
     let before = PreviousState {
         unschedulable: false,
         exclude_from_remediation: true,
+        exclude_label: None,
     };
     assert_eq!(
         b.record,
@@ -459,7 +458,21 @@ fn the_older_of_two_counts_and_the_other_takes_over() {
     world.delete("b");
     world.reconcile();
     let node = world.node.as_ref().unwrap();
-    assert!(!node.is_unschedulable && node.is_excluded);
+    assert!(!node.is_unschedulable && node.is_excluded());
+}
+
+#[test]
+fn a_label_of_that_name_with_another_value_comes_back() {
+    let mut world = with_pods(1);
+    let before = Some("false".to_owned());
+    world.node().exclude_label.clone_from(&before);
+    world.create("m");
+    world.reconcile();
+    assert!(world.node().is_excluded());
+    world.delete("m");
+    world.reconcile();
+    assert_eq!(world.node().exclude_label, before);
+    assert!(world.maintenances.is_empty());
 }
 
 #[test]
@@ -486,7 +499,7 @@ fn what_an_ended_maintenance_remembers_is_not_taken_over() {
     world.node().is_unschedulable = true;
     world.create("n");
     world.reconcile();
-    let record = world.get("n").record.expect("a record");
+    let record = world.get("n").record.as_ref().expect("a record");
     assert!(record.unschedulable, "the node was cordoned since");
 }
 
@@ -562,7 +575,7 @@ fn objects_of_the_original_are_taken_over_in_any_phase() {
             node.has_drain_taint,
             node.has_unschedulable_taint,
         ) = (true, true, true);
-        (node.is_excluded, node.has_exclude_label) = (true, true);
+        node.exclude_label = excluded();
         world.holder = Holder::Us;
         world.reconcile();
         while !world.pods.is_empty() {
@@ -731,8 +744,7 @@ fn a_restart_must_not_shorten_the_time_before_handing_back() {
 #[test]
 fn what_the_node_was_like_survives_refused_duplicates_that_vanish() {
     let mut world = with_pods(1);
-    world.node().is_excluded = true;
-    world.node().has_exclude_label = true;
+    world.node().exclude_label = excluded();
     world.had_label = true;
     world.create("a");
     world.reconcile();
@@ -748,5 +760,5 @@ fn what_the_node_was_like_survives_refused_duplicates_that_vanish() {
     world.delete("a");
     world.reconcile();
     assert!(world.maintenances.is_empty());
-    assert!(!world.node().has_drain_taint && world.node().is_excluded);
+    assert!(!world.node().has_drain_taint && world.node().is_excluded());
 }

@@ -320,7 +320,7 @@ impl World {
                 self.check_lease("recorded", 5);
                 self.write(of, |one| {
                     assert!(one.record.is_none(), "the record is never overwritten");
-                    one.record = Some(*state);
+                    one.record = Some(state.clone());
                 });
             }
             Step::EnterNode { node_uid, .. } => return self.enter(node_uid),
@@ -338,7 +338,7 @@ impl World {
                 self.write_status(of, status, event.as_ref());
             }
             Step::Tell { of, event } => self.tell(of, &format!("{event:?}")),
-            Step::LeaveNode { keep } => self.leave(*keep, seen),
+            Step::LeaveNode { keep } => self.leave(keep, seen),
             Step::ReleaseLease => {
                 // MUST NOT 11 is kept by the rules of the lease.
                 if self.holder == Holder::Us {
@@ -350,7 +350,7 @@ impl World {
                 let mut begins = false;
                 self.write(to, |one| {
                     assert!(one.record.is_none(), "the record is never overwritten");
-                    one.record = Some(*state);
+                    one.record = Some(state.clone());
                     begins = !std::mem::replace(&mut one.has_finalizer, true);
                 });
                 if begins {
@@ -418,12 +418,11 @@ impl World {
         node.is_unschedulable = true;
         node.has_drain_taint = true;
         node.has_unschedulable_taint = true;
-        node.is_excluded = true;
-        node.has_exclude_label = true;
+        node.exclude_label = excluded();
         Outcome::Entered { was_open }
     }
 
-    fn leave(&mut self, keep: Keep, seen: &Seen) {
+    fn leave(&mut self, keep: &Keep, seen: &Seen) {
         let is_lost = self
             .maintenances
             .iter()
@@ -450,14 +449,13 @@ impl World {
             node.is_unschedulable = false;
             node.has_unschedulable_taint = false;
         }
-        if !keep.exclusion {
-            assert!(
-                !had_label,
-                "MUST NOT 5: removed a label that was there before"
-            );
-            node.is_excluded = false;
-            node.has_exclude_label = false;
+        if node.is_excluded() {
+            node.exclude_label.clone_from(&keep.label);
         }
+        assert!(
+            !had_label || node.is_excluded(),
+            "MUST NOT 5: removed a label that was there before"
+        );
         self.tell("node", nmo::EVENT_UNCORDON);
     }
 
