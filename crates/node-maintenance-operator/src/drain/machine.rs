@@ -62,7 +62,7 @@ const FIRST: usize = 16;
 
 /// Another one may be under way after each time of this length, for servers (or their webhooks) that
 /// take long to answer.
-const GROWTH: Duration = Duration::from_millis(25);
+const GROWTH: Duration = Duration::from_millis(200);
 
 /// What the user and the process say about a drain.
 #[derive(Debug, Clone, PartialEq)]

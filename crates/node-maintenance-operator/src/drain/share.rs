@@ -7,7 +7,7 @@ use std::sync::{
 
 /// How many evictions of all nodes together may be under way. The API server queues what is more, may
 /// refuse some of it, and each that is open takes a connection with its memory.
-const TOGETHER: usize = 100;
+const TOGETHER: usize = 50;
 
 /// What a node can count on, however many there are, and however long the others' evictions take.
 const LEAST: usize = 4;
