@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, Time};
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
 
@@ -397,6 +397,26 @@ pub struct Metal3RemediationTemplateSpec {
     pub template: Option<BTreeMap<String, serde_json::Value>>,
 }
 
+/// Wanted state of OLM's record about one operator.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "operators.coreos.com",
+    version = "v2",
+    kind = "OperatorCondition",
+    plural = "operatorconditions",
+    namespaced,
+    schema = "disabled",
+    derive = "Default",
+    derive = "PartialEq",
+    doc = "What an operator tells the Operator Lifecycle Manager about itself."
+)]
+#[serde(rename_all = "camelCase", remote = "Self")]
+pub struct OperatorConditionSpec {
+    /// What the operator says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
 spec_may_be_absent!(
     MachineSpec,
     MachineSetSpec,
@@ -407,6 +427,7 @@ spec_may_be_absent!(
     FeatureGateSpec,
     APIServerSpec,
     Metal3RemediationTemplateSpec,
+    OperatorConditionSpec,
 );
 
 /// Cluster API kinds (`cluster.x-k8s.io`), in a module of their own because one of them is also

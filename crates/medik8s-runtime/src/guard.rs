@@ -153,6 +153,17 @@ impl Guard {
     }
 }
 
+/// Kind and name of an object of the cache that is open, if there is one.
+pub fn first_open<K>(cache: &Cache<K>, open: fn(&K) -> bool) -> Option<String>
+where
+    K: Resource<DynamicType = ()> + Send + Sync,
+{
+    let all = cache.list();
+    all.iter()
+        .find(|object| open(object))
+        .map(|object| name_of(&**object))
+}
+
 /// The finalizers as they should be; `None` if they are. None can be added to what is going.
 fn wanted(finalizers: &[String], own: &str, is_open: bool, going: bool) -> Option<Vec<String>> {
     let has = finalizers.iter().any(|finalizer| finalizer == own);

@@ -26,6 +26,7 @@ pub mod informer;
 pub mod leader;
 pub mod metrics;
 pub mod node_lease;
+pub mod olm;
 pub mod operator;
 pub mod probes;
 pub mod process;

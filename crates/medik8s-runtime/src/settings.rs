@@ -73,7 +73,12 @@ impl Env {
 
     /// Whether OLM made the Deployment: it sets this variable in every one.
     pub fn is_under_olm(&self) -> bool {
-        self.optional("OPERATOR_CONDITION_NAME").is_some()
+        self.olm_condition().is_some()
+    }
+
+    /// Name of the OperatorCondition that OLM made for this operator.
+    pub fn olm_condition(&self) -> Option<&str> {
+        self.optional("OPERATOR_CONDITION_NAME")
     }
 
     /// The value of a variable that must be there.

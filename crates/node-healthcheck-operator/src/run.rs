@@ -20,6 +20,7 @@ use medik8s_runtime::events::{self, REMEDIATION_PREFIX, Recorder};
 use medik8s_runtime::informer::{Cache, Informer};
 use medik8s_runtime::metrics::Metrics;
 use medik8s_runtime::node_lease::NodeLeases;
+use medik8s_runtime::olm::Upgradeable;
 use medik8s_runtime::operator::{About, Operator};
 use medik8s_runtime::process::Spawner;
 use medik8s_runtime::settings::Env;
@@ -99,7 +100,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
     operator
         .process
         .service("events of machine health checks", |stop| sink.run(stop));
-    let lead = Lead::new(Parts {
+    let mut lead = Lead::new(Parts {
         machine_recorder,
         client: operator.client.clone(),
         writer: operator.writer.clone(),
@@ -113,6 +114,13 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         watch_kubelet_versions: args.pause_while_kubelet_versions_differ,
         conflict_by_nodes: args.allow_machine_health_checks_of_other_nodes,
     })?;
+    lead.olm = Upgradeable::find(
+        &env,
+        operator.client.clone(),
+        &settings.namespace,
+        operator.writer.clone(),
+        operator.clock.clone(),
+    );
     operator.lead("health checks", move |stop| lead.run(stop));
     if env.is_under_olm() {
         let (client, writer) = (operator.client.clone(), operator.writer.clone());
@@ -182,6 +190,7 @@ pub struct Lead {
     cluster: ClusterWatch,
     metrics: Metrics,
     spawner: Spawner,
+    olm: Option<Upgradeable>,
 }
 
 impl Lead {
@@ -239,11 +248,13 @@ impl Lead {
             cluster: parts.cluster,
             metrics: parts.metrics,
             spawner: parts.spawner,
+            olm: None,
         })
     }
 
     /// Works until `stop`.
-    pub async fn run(self, stop: Shutdown) -> anyhow::Result<()> {
+    pub async fn run(mut self, stop: Shutdown) -> anyhow::Result<()> {
+        let olm = self.olm.take();
         let (client, world) = (
             self.controller.effects.client.clone(),
             &self.controller.world,
@@ -291,7 +302,13 @@ impl Lead {
             let controller = Arc::clone(&self.machines);
             async move { controller.reconcile(key).await }
         };
+        let tell_olm = async {
+            if let Some(olm) = olm {
+                olm.keep(|| world.remediating(), stop.clone()).await;
+            }
+        };
         tokio::join!(
+            tell_olm,
             controller::run(&self.queues.checks, WORKERS, nodes, &stop),
             controller::run(&self.queues.machine_checks, WORKERS, machines, &stop),
         );

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use medik8s_api::NodeHealthCheck;
+use medik8s_api::names::nhc;
 use medik8s_api::remediation::NodeHealthCheckStatus;
 use medik8s_runtime::capabilities::ServedKind;
 
@@ -128,6 +129,16 @@ impl World {
             .values()
             .filter_map(|known| known.object.status.clone())
             .collect()
+    }
+
+    /// A health check that has a remediation under way, for people.
+    pub fn remediating(&self) -> Option<String> {
+        let state = self.lock();
+        let busy = state.checks.iter().find(|(_, known)| {
+            let status = known.object.status.as_ref();
+            status.and_then(|status| status.phase.as_deref()) == Some(nhc::PHASE_REMEDIATING)
+        });
+        busy.map(|(name, _)| format!("a remediation of NodeHealthCheck {name}"))
     }
 
     /// All nodes that there are have been told.

@@ -33,10 +33,11 @@ use medik8s_runtime::{
     clock::Clock,
     controller::{Queue, run as work_on},
     events::Recorder,
-    guard::Guard,
+    guard::{self, Guard},
     informer::Informer,
     metrics::Metrics,
     node_lease::NodeLeases,
+    olm::Upgradeable,
     operator::{About, Operator},
     process::Spawner,
     settings::Env,
@@ -99,6 +100,13 @@ pub fn is_open(maintenance: &NodeMaintenance) -> bool {
         .finalizers()
         .iter()
         .any(|finalizer| finalizer == nmo::FINALIZER)
+}
+
+/// Whether a drain goes on. A node that is drained may stay in maintenance for weeks: that must not
+/// keep the operator from being updated.
+fn is_draining(maintenance: &NodeMaintenance) -> bool {
+    let status = maintenance.status.as_ref();
+    status.and_then(|status| status.phase.as_deref()) == Some(nmo::PHASE_RUNNING)
 }
 
 /// Nodes worked on at the same time. A pass is short: drains run beside it.
@@ -177,17 +185,30 @@ pub async fn run(args: CommonArgs, env: Env, shutdown: Shutdown) -> anyhow::Resu
         metrics: operator.metrics.clone(),
         spawner: operator.process.spawner(),
     };
+    let namespace = settings.namespace.clone();
     let controller = parts.assemble(settings)?;
-    if !env.is_under_olm() {
-        let (client, writer) = (operator.client.clone(), operator.writer.clone());
-        let known = controller.informer.cache();
-        operator.lead("guard of the installation", move |stop| async move {
-            if known.synced(&stop).await {
-                GUARD.keep(client, writer, known, is_open, stop).await;
+    let (client, writer) = (operator.client.clone(), operator.writer.clone());
+    let known = controller.informer.cache();
+    let olm = Upgradeable::find(
+        &env,
+        client.clone(),
+        &namespace,
+        writer.clone(),
+        operator.clock.clone(),
+    );
+    operator.lead("what is open", move |stop| async move {
+        if !known.synced(&stop).await {
+            return Ok(());
+        }
+        match olm {
+            Some(olm) => {
+                let busy = || guard::first_open(&known, is_draining);
+                olm.keep(busy, stop).await;
             }
-            Ok(())
-        });
-    }
+            None => GUARD.keep(client, writer, known, is_open, stop).await,
+        }
+        Ok(())
+    });
     operator.lead("nodemaintenance controller", move |stop| {
         controller.lead(stop)
     });

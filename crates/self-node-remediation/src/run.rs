@@ -11,7 +11,9 @@ use medik8s_core::backoff::Backoff;
 use medik8s_runtime::{
     controller::{self, ObjectKey, Queue},
     events::REMEDIATION_PREFIX,
+    guard,
     informer::Informer,
+    olm::Upgradeable,
     operator::{About, Operator},
     settings::Env,
     shutdown::Shutdown,
@@ -177,7 +179,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         cleaning: Arc::default(),
         metrics: RemediationMetrics::new(&operator.metrics)?,
     });
-    let guarded = remediator.remediations.clone();
+    let open = remediator.remediations.clone();
     operator.lead("remediations", move |stop| async move {
         let caches = [
             remediator.configs.synced(&stop).await,
@@ -231,18 +233,31 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         stop.triggered().await;
         Ok(())
     });
-    if !env.is_under_olm() {
-        let (client, writer) = (client.clone(), operator.writer.clone());
-        let known = guarded;
-        operator.lead("guard of the installation", move |stop| async move {
-            if known.synced(&stop).await {
+    let olm = Upgradeable::find(
+        &env,
+        client.clone(),
+        &namespace,
+        operator.writer.clone(),
+        operator.clock.clone(),
+    );
+    let (open_client, open_writer) = (client.clone(), operator.writer.clone());
+    operator.lead("what is open", move |stop| async move {
+        if !open.synced(&stop).await {
+            return Ok(());
+        }
+        match olm {
+            Some(olm) => {
+                let busy = || guard::first_open(&open, webhooks::is_open);
+                olm.keep(busy, stop).await;
+            }
+            None => {
                 webhooks::GUARD
-                    .keep(client, writer, known, webhooks::is_open, stop)
+                    .keep(open_client, open_writer, open, webhooks::is_open, stop)
                     .await;
             }
-            Ok(())
-        });
-    }
+        }
+        Ok(())
+    });
     let policy = policy::Keeper {
         client: client.clone(),
         writer: operator.writer.clone(),
