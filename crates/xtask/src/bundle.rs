@@ -18,6 +18,7 @@ mod catalog;
 mod csv;
 mod descriptors;
 mod lint;
+mod openshift;
 mod text;
 
 /// Where OLM installs all of this project's operators, as their manuals say.
@@ -32,6 +33,8 @@ pub(crate) enum Variant {
     K8s,
     /// OKD and OpenShift's community catalog.
     Okd,
+    /// OpenShift, whose Prometheus reads the metrics with a client certificate.
+    Ocp,
 }
 
 /// What differs between two generations of the same bundle.
@@ -58,6 +61,13 @@ pub(crate) struct Release {
     /// Images by digest: package=image@sha256:... (may be repeated).
     #[arg(long = "image", value_name = "PACKAGE=IMAGE")]
     pub(crate) images: Vec<String>,
+    /// Image that serves the node health check's page in OpenShift's console; without it the bundle
+    /// has no such page.
+    #[arg(long)]
+    pub(crate) console_image: Option<String>,
+    /// Image that collects what support needs (OpenShift).
+    #[arg(long)]
+    pub(crate) must_gather_image: Option<String>,
 }
 
 impl Default for Release {
@@ -70,6 +80,8 @@ impl Default for Release {
             with_dependencies: false,
             created_at: None,
             images: Vec::new(),
+            console_image: None,
+            must_gather_image: None,
         }
     }
 }
@@ -143,7 +155,7 @@ pub(crate) fn files(
             ));
         }
     }
-    for (name, object) in objects(operator)? {
+    for (name, object) in objects(operator, release)? {
         files.push((
             format!("manifests/{name}.yaml"),
             one(&yaml::document(&object)?),
@@ -175,7 +187,7 @@ pub(crate) fn files(
 ///
 /// Not among them: the webhook Service and configurations, ServiceAccounts and their roles, which OLM
 /// makes itself, and the roles for users, of which it makes its own.
-fn objects(operator: &Operator) -> Result<Vec<(String, Value)>> {
+fn objects(operator: &Operator, release: &Release) -> Result<Vec<(String, Value)>> {
     let parts = manifests::parts(operator)?;
     let mut objects = Vec::new();
     let documents = parts
@@ -206,6 +218,7 @@ fn objects(operator: &Operator) -> Result<Vec<(String, Value)>> {
             objects.push((format!("{name}_{group}v1_{}", kind.to_lowercase()), object));
         }
     }
+    openshift::objects(operator, release, &mut objects);
     Ok(objects)
 }
 
@@ -226,7 +239,7 @@ fn annotations(release: &Release) -> impl Fn(&Operator) -> Value {
             "operators.operatorframework.io.test.mediatype.v1": "scorecard+v1",
             "operators.operatorframework.io.test.config.v1": "tests/scorecard/",
         });
-        if variant == Variant::Okd {
+        if variant != Variant::K8s {
             annotations["com.redhat.openshift.versions"] = "v4.15".into();
         }
         annotations

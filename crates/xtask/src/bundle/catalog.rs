@@ -86,6 +86,14 @@ fn blobs(operator: &Operator, root: &Path, release: &Release) -> Result<Vec<Valu
     } }));
     properties.push(json!({ "type": "olm.csv.metadata", "value": metadata }));
     let image = release.bundle_image(operator);
+    let mut related = vec![json!({ "name": "", "image": image })];
+    related.extend(
+        spec["relatedImages"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .cloned(),
+    );
     Ok(vec![
         json!({
             "schema": "olm.package",
@@ -106,10 +114,7 @@ fn blobs(operator: &Operator, root: &Path, release: &Release) -> Result<Vec<Valu
             "package": operator.package,
             "image": image,
             "properties": properties,
-            "relatedImages": [
-                { "name": "", "image": image },
-                { "name": "manager", "image": release.image(operator) },
-            ],
+            "relatedImages": related,
         }),
     ])
 }

@@ -6,7 +6,9 @@ use medik8s_runtime::rbac::{Rule, RuleSet};
 use medik8s_runtime::webhook::{Hook, HookKind};
 use serde_json::{Value, json};
 
-use super::{Release, SUGGESTED_NAMESPACE, Variant, csv_name, deployment, descriptors, text};
+use super::{
+    Release, SUGGESTED_NAMESPACE, Variant, csv_name, deployment, descriptors, openshift, text,
+};
 use crate::operators::Operator;
 
 /// What OLM takes care of: it mounts webhook certificates, so the operator needs no Secret for its
@@ -31,7 +33,7 @@ pub(super) fn csv(operator: &Operator, examples: &[Value], release: &Release) ->
     }
     let mode = |kind: &str, supported: bool| json!({ "type": kind, "supported": supported });
     let display_name = match release.variant {
-        Variant::K8s => about.display_name.to_owned(),
+        Variant::K8s | Variant::Ocp => about.display_name.to_owned(),
         Variant::Okd => format!("{} - Community Edition", about.display_name),
     };
     let mut spec = json!({
@@ -70,12 +72,14 @@ pub(super) fn csv(operator: &Operator, examples: &[Value], release: &Release) ->
     if let Some(replaces) = &release.replaces {
         spec["replaces"] = csv_name(operator, replaces).into();
     }
-    Ok(json!({
+    let mut csv = json!({
         "apiVersion": "operators.coreos.com/v1alpha1",
         "kind": "ClusterServiceVersion",
         "metadata": metadata,
         "spec": spec,
-    }))
+    });
+    openshift::extend(operator, release, &mut csv);
+    Ok(csv)
 }
 
 fn annotations(
@@ -114,7 +118,7 @@ fn annotations(
     if let Some(at) = &release.created_at {
         annotations["createdAt"] = at.clone().into();
     }
-    if release.variant == Variant::Okd {
+    if release.variant != Variant::K8s {
         for (feature, has) in [
             ("disconnected", true),
             ("fips-compliant", false),

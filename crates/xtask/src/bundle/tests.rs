@@ -168,3 +168,44 @@ fn a_release_names_its_versions_images_and_dependencies() -> Result<()> {
     );
     Ok(())
 }
+
+#[test]
+fn openshift_gets_the_page_of_the_console_and_metrics_for_its_prometheus() -> Result<()> {
+    let release = Release {
+        variant: Variant::Ocp,
+        console_image: Some("x.io/console:1".into()),
+        must_gather_image: Some("x.io/must-gather:1".into()),
+        ..Release::default()
+    };
+    for operator in OPERATORS {
+        let files = files(operator, &root(), &release)?;
+        assert_eq!(
+            Bundle::read(operator, &files)?.problems(),
+            Vec::<String>::new()
+        );
+        let names: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
+        let page = "manifests/node-healthcheck-node-remediation-console-plugin_v1_service.yaml";
+        let creates = operator.remediation == Remediation::Creates;
+        assert_eq!(names.contains(&page), creates, "{names:?}");
+        let csv = &yaml::read(&files[0].1)?[0];
+        let images: Vec<&Value> = csv["spec"]["relatedImages"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|related| &related["name"])
+            .collect();
+        if creates {
+            assert_eq!(images, ["manager", "console-plugin", "must-gather"]);
+            let plugins = &csv["metadata"]["annotations"]["console.openshift.io/plugins"];
+            assert_eq!(plugins, "[\"node-remediation-console-plugin\"]");
+            let pod = &csv["spec"]["install"]["spec"]["deployments"][0]["spec"]["template"]["spec"];
+            assert_eq!(
+                pod["volumes"][0]["secret"]["secretName"],
+                "node-healthcheck-tls"
+            );
+        } else {
+            assert_eq!(images, ["manager", "must-gather"]);
+        }
+    }
+    Ok(())
+}
