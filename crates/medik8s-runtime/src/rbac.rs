@@ -69,6 +69,36 @@ impl Rule {
     }
 }
 
+/// Permissions that no test on a real control plane uses, and why they are there all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Untested {
+    /// API groups.
+    pub api_groups: &'static [&'static str],
+    /// Resources.
+    pub resources: &'static [&'static str],
+    /// Verbs.
+    pub verbs: &'static [&'static str],
+    /// Why the operator has them.
+    pub why: &'static str,
+}
+
+impl Untested {
+    /// Every verb on every resource of every group.
+    pub const fn new(
+        api_groups: &'static [&'static str],
+        resources: &'static [&'static str],
+        verbs: &'static [&'static str],
+        why: &'static str,
+    ) -> Self {
+        Self {
+            api_groups,
+            resources,
+            verbs,
+            why,
+        }
+    }
+}
+
 /// All rules of one service account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RuleSet {
@@ -78,12 +108,14 @@ pub struct RuleSet {
     pub own_namespace: &'static [&'static [Rule]],
     /// Rules of Roles in other, fixed namespaces.
     pub namespaces: &'static [(&'static str, &'static [&'static [Rule]])],
+    /// What of all this no test uses.
+    pub untested: &'static [&'static [Untested]],
 }
 
 /// Writing Events (`events::Recorder`). Cluster-wide, because Events of cluster-scoped objects live
 /// in namespace `default` and those of others in their object's namespace.
 pub const EVENTS: &[Rule] = &[Rule::new(
-    &["", "events.k8s.io"],
+    &[""],
     &["events"],
     &["create", "patch"],
     "reports what it does as Events in the namespace of the object",
@@ -110,7 +142,7 @@ pub const METRICS_AUTH: &[Rule] = &[
 pub const CLIENT_CA: &[Rule] = &[Rule::new(
     &[""],
     &["configmaps"],
-    &["get", "list", "watch"],
+    &["list", "watch"],
     "reads the cluster's client CA, by which readers of /metrics are recognised (OpenShift)",
 )
 .named(&[crate::metrics::client_ca::CONFIG_MAP])];
@@ -126,10 +158,8 @@ pub const METRICS_READER: &[Rule] = &[Rule::url(
 pub const LEADER_LEASE: &[Rule] = &[Rule::new(
     &["coordination.k8s.io"],
     &["leases"],
-    &[
-        "get", "list", "watch", "create", "update", "patch", "delete",
-    ],
-    "leader election; list and watch so that an original manager runs with the same Role",
+    &["get", "create", "update"],
+    "leader election",
 )];
 
 /// Node leases (`node_lease`): cluster-wide, since OLM cannot ship a Role for a namespace that the
@@ -171,18 +201,24 @@ pub const WEBHOOK_SECRET: Rule = Rule::new(
 pub const TLS_PROFILE: &[Rule] = &[Rule::new(
     &["config.openshift.io"],
     &["apiservers"],
-    &["get", "list", "watch"],
+    &["list", "watch"],
     "serves metrics and webhooks with the cluster's TLS profile (OpenShift)",
 )];
 
-/// Self-managed webhook certificates: the verbs on the webhook configurations. Use with
-/// [`Rule::named`] and the operator's own configuration names.
-pub const WEBHOOK_CONFIGURATIONS: Rule = Rule::new(
+/// Self-managed webhook certificates. Use with [`Rule::named`] and the operator's own
+/// ValidatingWebhookConfigurations.
+pub const VALIDATING_CONFIGURATIONS: Rule = Rule::new(
     &["admissionregistration.k8s.io"],
-    &[
-        "validatingwebhookconfigurations",
-        "mutatingwebhookconfigurations",
-    ],
+    &["validatingwebhookconfigurations"],
     &["get", "list", "watch", "patch"],
-    "writes the CA of its own certificate into its own webhook configurations",
+    "writes the CA of its own certificate into its own webhook configuration",
+);
+
+/// Self-managed webhook certificates. Use with [`Rule::named`] and the operator's own
+/// MutatingWebhookConfigurations.
+pub const MUTATING_CONFIGURATIONS: Rule = Rule::new(
+    &["admissionregistration.k8s.io"],
+    &["mutatingwebhookconfigurations"],
+    &["get", "list", "watch", "patch"],
+    "writes the CA of its own certificate into its own webhook configuration",
 );

@@ -9,7 +9,7 @@ use medik8s_api::names::nhc;
 use medik8s_runtime::metrics::client_ca;
 use medik8s_runtime::rbac::{
     CLIENT_CA, EVENTS, LEADER_LEASE, METRICS_AUTH, NODE_LEASES, Rule, RuleSet, TLS_PROFILE,
-    WEBHOOK_CONFIGURATIONS, WEBHOOK_SECRET, WEBHOOK_SECRET_CREATE,
+    VALIDATING_CONFIGURATIONS, WEBHOOK_SECRET, WEBHOOK_SECRET_CREATE,
 };
 
 use crate::setup::CONSOLE_PLUGIN;
@@ -27,14 +27,8 @@ const HEALTH_CHECKS: &[Rule] = &[
     Rule::new(
         &["remediation.medik8s.io"],
         &["nodehealthchecks/status"],
-        &["get", "patch", "update"],
+        &["patch"],
         "reports what it sees and does",
-    ),
-    Rule::new(
-        &["remediation.medik8s.io"],
-        &["nodehealthchecks/finalizers"],
-        &["update"],
-        "owns remediations (OwnerReferencesPermissionEnforcement)",
     ),
 ];
 
@@ -57,16 +51,22 @@ const OWN_NODE_LEASES: &[Rule] = &[Rule::new(
 const KINDS: &[Rule] = &[Rule::new(
     &["apiextensions.k8s.io"],
     &["customresourcedefinitions"],
-    &["get", "list", "watch"],
+    &["list", "watch"],
     "notices template kinds that are installed or removed later",
 )];
 
 const OPENSHIFT: &[Rule] = &[
     Rule::new(
         &["config.openshift.io"],
-        &["clusterversions", "featuregates", "infrastructures"],
-        &["get", "list", "watch"],
-        "OpenShift: upgrades, topology, feature gates",
+        &["clusterversions", "featuregates"],
+        &["list", "watch"],
+        "OpenShift: upgrades, feature gates",
+    ),
+    Rule::new(
+        &["config.openshift.io"],
+        &["infrastructures"],
+        &["get"],
+        "OpenShift: topology of the control plane",
     ),
     Rule::new(
         &["machine.openshift.io"],
@@ -83,14 +83,8 @@ const OPENSHIFT: &[Rule] = &[
     Rule::new(
         &["machine.openshift.io"],
         &["machinehealthchecks/status"],
-        &["get", "patch", "update"],
+        &["patch"],
         "OpenShift: reports on MachineHealthChecks, where a feature gate leaves them to us",
-    ),
-    Rule::new(
-        &["machine.openshift.io"],
-        &["machinehealthchecks/finalizers"],
-        &["update"],
-        "OpenShift: MachineHealthChecks own remediations (OwnerReferencesPermissionEnforcement)",
     ),
 ];
 
@@ -157,7 +151,7 @@ const CONSOLE: &[Rule] = &[
     .named(&[CONSOLE_PLUGIN]),
 ];
 
-const OWN_WEBHOOK: &[Rule] = &[WEBHOOK_CONFIGURATIONS.named(&[WEBHOOK_CONFIGURATION])];
+const OWN_WEBHOOK: &[Rule] = &[VALIDATING_CONFIGURATIONS.named(&[WEBHOOK_CONFIGURATION])];
 
 /// The Secret with the webhook's own certificate.
 pub const WEBHOOK_CERTIFICATE: &str = "node-healthcheck-webhook-certificate";
@@ -181,7 +175,7 @@ pub const UNDER_OLM: &[Rule] = &[
     Rule::new(
         &["rbac.authorization.k8s.io"],
         &["clusterrolebindings"],
-        &["get", "create", "patch"],
+        &["create", "patch"],
         "gives itself what remediators grant by label, and nothing else",
     )
     .named(&[nhc::AGGREGATION_ROLE]),
@@ -206,6 +200,7 @@ pub fn rules() -> RuleSet {
         ],
         own_namespace: &[LEADER_LEASE, OWN_SECRET, OWN_SETUP],
         namespaces: &[(client_ca::NAMESPACE, &[CLIENT_CA])],
+        untested: &[],
     }
 }
 

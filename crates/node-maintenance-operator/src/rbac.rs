@@ -13,20 +13,14 @@ const MAINTENANCES: &[Rule] = &[
     Rule::new(
         &["nodemaintenance.medik8s.io"],
         &["nodemaintenances"],
-        &["get", "list", "watch", "update", "patch"],
+        &["list", "watch", "patch"],
         "carries out maintenances; finalizer and the state of the node before are written on them",
     ),
     Rule::new(
         &["nodemaintenance.medik8s.io"],
         &["nodemaintenances/status"],
-        &["get", "update", "patch"],
+        &["patch"],
         "writes phase, progress and what stands in the way",
-    ),
-    Rule::new(
-        &["nodemaintenance.medik8s.io"],
-        &["nodemaintenances/finalizers"],
-        &["update"],
-        "adds and removes the finalizer",
     ),
 ];
 
@@ -63,7 +57,7 @@ const NODES: &[Rule] = &[
     ),
 ];
 
-const WEBHOOKS: &[Rule] = &[rbac::WEBHOOK_CONFIGURATIONS.named(&[WEBHOOK_CONFIGURATION])];
+const WEBHOOKS: &[Rule] = &[rbac::VALIDATING_CONFIGURATIONS.named(&[WEBHOOK_CONFIGURATION])];
 
 /// The Secret with the webhook's own certificate.
 pub const WEBHOOK_CERTIFICATE: &str = "node-maintenance-operator-webhook-server-cert";
@@ -86,6 +80,7 @@ pub const fn rules() -> RuleSet {
         ],
         own_namespace: &[rbac::LEADER_LEASE, OWN_SECRET],
         namespaces: &[],
+        untested: &[],
     }
 }
 

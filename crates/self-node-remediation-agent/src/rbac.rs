@@ -10,7 +10,7 @@ const CLUSTER: &[Rule] = &[
     Rule::new(
         &["self-node-remediation.medik8s.io"],
         &["selfnoderemediations"],
-        &["get", "list", "watch"],
+        &["list", "watch"],
         "finds out whether this node, or a node that a peer asks about, is ordered to reboot",
     ),
     Rule::new(
@@ -38,7 +38,7 @@ const OWN_NAMESPACE: &[Rule] = &[
     Rule::new(
         &["discovery.k8s.io"],
         &["endpointslices"],
-        &["get", "list", "watch"],
+        &["list", "watch"],
         "finds the agents of other nodes",
     ),
     Rule::new(
@@ -54,6 +54,7 @@ pub const RULES: RuleSet = RuleSet {
     cluster: &[CLUSTER, rbac::EVENTS, rbac::METRICS_AUTH],
     own_namespace: &[OWN_NAMESPACE],
     namespaces: &[],
+    untested: &[],
 };
 
 #[cfg(test)]

@@ -14,25 +14,19 @@ const REMEDIATIONS: &[Rule] = &[
     Rule::new(
         GROUP,
         &["selfnoderemediations"],
-        &["get", "list", "watch", "patch", "update"],
+        &["get", "list", "watch", "patch"],
         "carries out remediations in every namespace; finalizer and boot ID are written on them",
     ),
     Rule::new(
         GROUP,
         &["selfnoderemediations/status"],
-        &["get", "patch", "update"],
+        &["patch"],
         "writes phase, conditions and the time from which the node counts as rebooted",
     ),
     Rule::new(
         GROUP,
-        &["selfnoderemediations/finalizers"],
-        &["update"],
-        "adds and removes the finalizer",
-    ),
-    Rule::new(
-        GROUP,
         &["selfnoderemediationtemplates"],
-        &["get", "list", "watch", "create", "patch", "update"],
+        &["get", "list", "watch", "create", "patch"],
         "creates the default templates and marks templates as usable several times",
     ),
     Rule::new(
@@ -59,13 +53,13 @@ const WORKLOAD: &[Rule] = &[
     Rule::new(
         &[""],
         &["pods"],
-        &["get", "list", "watch", "delete"],
+        &["get", "list", "delete"],
         "finds the agents and deletes the pods of a node that is proven off",
     ),
     Rule::new(
         &["storage.k8s.io"],
         &["volumeattachments"],
-        &["get", "list", "watch"],
+        &["list"],
         "waits until the volumes of an out-of-service node are detached",
     ),
     Rule::new(
@@ -98,7 +92,7 @@ const INSTALL: &[Rule] = &[
     Rule::new(
         &[""],
         &["services"],
-        &["get", "create", "patch"],
+        &["create", "patch"],
         "keeps the headless Service by which agents find each other",
     ),
     Rule::new(
@@ -120,10 +114,11 @@ const INSTALL: &[Rule] = &[
     ]),
 ];
 
-const WEBHOOKS: &[Rule] = &[rbac::WEBHOOK_CONFIGURATIONS.named(&[
-    "self-node-remediation-validating-webhook-configuration",
-    "self-node-remediation-mutating-webhook-configuration",
-])];
+const WEBHOOKS: &[Rule] = &[
+    rbac::VALIDATING_CONFIGURATIONS
+        .named(&["self-node-remediation-validating-webhook-configuration"]),
+    rbac::MUTATING_CONFIGURATIONS.named(&["self-node-remediation-mutating-webhook-configuration"]),
+];
 
 /// The Secret with the webhook's own certificate.
 pub const WEBHOOK_CERTIFICATE: &str = "self-node-remediation-webhook-certificate";
@@ -142,7 +137,7 @@ pub const UNDER_OLM: &[Rule] = &[
             "validatingadmissionpolicies",
             "validatingadmissionpolicybindings",
         ],
-        &["get", "create", "patch"],
+        &["create", "patch"],
         "keeps each agent to its own Node",
     )
     .named(&[snr::AGENT_POLICY]),
@@ -167,5 +162,6 @@ pub fn rules() -> RuleSet {
         ],
         own_namespace: &[INSTALL, rbac::LEADER_LEASE, OWN_SECRET],
         namespaces: &[],
+        untested: &[],
     }
 }

@@ -30,6 +30,7 @@ mod manifests;
 mod operators;
 mod purity;
 mod reference;
+mod rights;
 mod runbook;
 mod tree;
 mod yaml;
@@ -70,6 +71,9 @@ enum Command {
         #[command(flatten)]
         release: bundle::Release,
     },
+    /// Compares the rules of the accounts with what the suites on a real control plane used of them;
+    /// fails when one is needed by nobody and does not say why it is there.
+    Rights,
     /// Refuses async, API clients, clocks, environment and chance in the modules that decide.
     Purity,
 }
@@ -99,6 +103,13 @@ fn main() -> Result<ExitCode> {
             bundle::generate(&mut tree, &root(), &release)?;
             tree.write(&out)?;
             true
+        }
+        Command::Rights => {
+            let problems = rights::problems(&root().join("target/rights"))?;
+            for line in &problems {
+                println!("{line}");
+            }
+            problems.is_empty()
         }
         Command::Purity => {
             let violations = purity::violations(&root())?;
@@ -134,6 +145,7 @@ fn generated() -> Result<tree::Tree> {
     bundle::generate(&mut tree, &root(), &bundle::Release::default())?;
     reference::generate(&mut tree)?;
     runbook::generate(&mut tree);
+    rights::generate(&mut tree);
     Ok(tree)
 }
 

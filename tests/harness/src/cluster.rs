@@ -24,7 +24,8 @@ use crate::{
     machine::{Happening, Hardware, Machine, NodeSpec},
     network::Fabric,
     process::Process,
-    tools::Tools,
+    rights,
+    tools::{Tools, say},
 };
 
 /// How a cluster is made.
@@ -283,6 +284,9 @@ impl Cluster {
         }
         self.kwok.kill().await;
         self.plane.stop().await;
+        if let Err(error) = rights::record(&self.audit_log()) {
+            say(&format!("could not keep what rights were used: {error:#}"));
+        }
     }
 
     async fn wait_until_usable(&self) -> anyhow::Result<()> {

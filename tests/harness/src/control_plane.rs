@@ -136,6 +136,8 @@ impl ControlPlane {
                     "--service-cluster-ip-range=10.255.0.0/16".into(),
                     // Services have no proxy here: the API server calls webhooks at their endpoints.
                     "--enable-aggregator-routing=true".into(),
+                    // As on OpenShift: who makes an owner wait for its dependents needs the right to.
+                    "--enable-admission-plugins=OwnerReferencesPermissionEnforcement".into(),
                     "--allow-privileged=true".into(),
                     format!("--audit-policy-file={}", policy.display()),
                     format!("--audit-log-path={}", plane.audit_log().display()),

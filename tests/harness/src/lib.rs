@@ -55,6 +55,7 @@ pub mod writers;
 mod control_plane;
 mod leftovers;
 mod pki;
+mod rights;
 
 use std::process::ExitCode;
 
