@@ -2,7 +2,9 @@
 //!
 //! # Purpose
 //! The control plane is built once per content into a cache outside the clone:
-//! `${XDG_CACHE_HOME:-~/.cache}/medik8s/cluster/<sha256 of everything that goes in>/`.
+//! `${XDG_CACHE_HOME:-~/.cache}/medik8s/cluster/<sha256 of everything that goes in>/`. The environment
+//! variable `MEDIK8S_KUBERNETES` chooses an older minor, such as `1.33`, that has a module file beside
+//! the usual one.
 //!
 //! # Guarantees
 //! * Two builds at once do not disturb each other (lock), a broken build leaves nothing behind that
@@ -31,8 +33,9 @@ impl Tools {
     pub fn ready() -> anyhow::Result<Self> {
         let source = source();
         let go = go()?;
-        let version = kubernetes_version(&source)?;
-        let key = key(&source, &go, &version)?;
+        let modules = module_file(&source)?;
+        let version = kubernetes_version(&source.join(KUBERNETES).join(&modules))?;
+        let key = key(&source, &go, &modules, &version)?;
         let cache = cache_folder()?.join("cluster");
         let tools = Self {
             folder: cache.join(&key),
@@ -47,7 +50,8 @@ impl Tools {
             .map_err(|(_, error)| error)
             .context("wait for another build of the control plane")?;
         if !tools.folder.is_dir() {
-            tools.build(&source, &go, &cache.join(format!("{key}.unfinished")))?;
+            let aside = cache.join(format!("{key}.unfinished"));
+            tools.build(&source, &go, &modules, &aside)?;
         }
         Ok(tools)
     }
@@ -78,7 +82,7 @@ impl Tools {
         &self.version
     }
 
-    fn build(&self, source: &Path, go: &Path, aside: &Path) -> anyhow::Result<()> {
+    fn build(&self, source: &Path, go: &Path, modules: &str, aside: &Path) -> anyhow::Result<()> {
         say(&format!(
             "building Kubernetes {} and kwok with Go into {} (once; about 7 minutes on two cores)",
             self.version,
@@ -89,9 +93,16 @@ impl Tools {
         }
         fs::create_dir_all(aside)?;
         for (module, package, program) in PROGRAMS {
+            let modules = if module == KUBERNETES {
+                modules
+            } else {
+                MODULES
+            };
             let status = Command::new(go)
                 .args([
                     "build",
+                    "-modfile",
+                    modules,
                     "-trimpath",
                     "-ldflags",
                     &linker_flags(&self.version),
@@ -111,9 +122,12 @@ impl Tools {
     }
 }
 
+const KUBERNETES: &str = "kubernetes";
+const MODULES: &str = "go.mod";
+
 /// Module folder, package, program.
 const PROGRAMS: [(&str, &str, &str); 2] = [
-    ("kubernetes", ".", "cluster"),
+    (KUBERNETES, ".", "cluster"),
     ("kwok", "sigs.k8s.io/kwok/cmd/kwok", "kwok"),
 ];
 
@@ -160,14 +174,31 @@ pub(crate) fn cache_folder() -> anyhow::Result<PathBuf> {
     Ok(base.join("medik8s"))
 }
 
+/// Name of the module file of the Kubernetes that is asked for.
+fn module_file(source: &Path) -> anyhow::Result<String> {
+    let Some(minor) = std::env::var_os("MEDIK8S_KUBERNETES").filter(|minor| !minor.is_empty())
+    else {
+        return Ok(MODULES.to_owned());
+    };
+    let file = format!("go-{}.mod", minor.display());
+    let place = source.join(KUBERNETES).join(&file);
+    ensure!(
+        place.is_file(),
+        "MEDIK8S_KUBERNETES={}: there is no {}",
+        minor.display(),
+        place.display()
+    );
+    Ok(file)
+}
+
 /// One home for the version: the module file.
-fn kubernetes_version(source: &Path) -> anyhow::Result<String> {
-    let module = fs::read_to_string(source.join("kubernetes/go.mod"))?;
+fn kubernetes_version(modules: &Path) -> anyhow::Result<String> {
+    let module = fs::read_to_string(modules)?;
     module
         .lines()
         .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))
         .map(|version| version.trim().to_owned())
-        .context("tests/cluster/kubernetes/go.mod requires no k8s.io/kubernetes")
+        .with_context(|| format!("{} requires no k8s.io/kubernetes", modules.display()))
 }
 
 /// Without the stamps the server answers `v0.0.0-master` to `/version`, which programs read.
@@ -194,7 +225,7 @@ fn linker_flags(version: &str) -> String {
     flags
 }
 
-fn key(source: &Path, go: &Path, version: &str) -> anyhow::Result<String> {
+fn key(source: &Path, go: &Path, modules: &str, version: &str) -> anyhow::Result<String> {
     let mut hash = Sha256::new();
     let told = Command::new(go)
         .arg("version")
@@ -213,13 +244,13 @@ fn key(source: &Path, go: &Path, version: &str) -> anyhow::Result<String> {
         hash.update(format!("{name}={value}\n"));
     }
     for file in [
-        "kubernetes/go.mod",
-        "kubernetes/go.sum",
-        "kubernetes/main.go",
-        "kwok/go.mod",
-        "kwok/go.sum",
+        format!("kubernetes/{modules}"),
+        format!("kubernetes/{}", modules.replace(".mod", ".sum")),
+        "kubernetes/main.go".to_owned(),
+        "kwok/go.mod".to_owned(),
+        "kwok/go.sum".to_owned(),
     ] {
-        let content = fs::read(source.join(file)).with_context(|| format!("read {file}"))?;
+        let content = fs::read(source.join(&file)).with_context(|| format!("read {file}"))?;
         hash.update(format!("{file} {}\n", content.len()));
         hash.update(content);
     }
