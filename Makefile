@@ -56,6 +56,11 @@ images: release ## container images and bundle images, as OCI archives in target
 	@.ci/need buildah
 	.ci/images target/$(TARGET)/release $(REGISTRY) $(VERSION)
 
+.PHONY: test-images
+test-images: release ## the images: built twice with the same digests, labels, user, SBOM, sizes
+	@.ci/need buildah cc
+	.ci/test-images target/$(TARGET)/release $(REGISTRY) $(VERSION)
+
 # Not tested: needs gcc-aarch64-linux-gnu and `rustup target add aarch64-unknown-linux-gnu`.
 .PHONY: images-arm64
 images-arm64:
@@ -133,7 +138,7 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 	@$(PART) --summary
 
 # Suites of the harness that take minutes each; `make test` leaves them out. NAME=--ARGUMENT where they need one.
-SLOW_SUITES ?= volumes rotation healthcheck_platform healthcheck_crash maintenance=--slow upgrade
+SLOW_SUITES ?= volumes rotation healthcheck_platform healthcheck_crash maintenance=--slow upgrade manifests@1.33 story@1.33
 
 .PHONY: test-slow
 test-slow: build cluster-tools ## the long suites on a real control plane (SLOW_SUITES=NAME for some of them)
