@@ -104,6 +104,27 @@ pub async fn remediate(cluster: &Cluster, check: &str, node: &str) -> anyhow::Re
     nodes
         .patch(node, &PatchParams::default(), &Patch::Merge(dead))
         .await?;
+    remediated(cluster, node, &boot).await?;
+    let checks: Api<NodeHealthCheck> = Api::all(cluster.admin());
+    for check in checks.list(&ListParams::default()).await? {
+        wait::until(
+            "the health check to be removed",
+            Duration::from_secs(20),
+            async || {
+                checks
+                    .delete(&check.name_any(), &kube::api::DeleteParams::default())
+                    .await?;
+                Ok(Some(()))
+            },
+        )
+        .await?;
+    }
+    Ok(begin.elapsed())
+}
+
+/// Waits until a node that had this boot was remediated: rebooted, and nothing of it is left.
+pub async fn remediated(cluster: &Cluster, node: &str, boot: &str) -> anyhow::Result<()> {
+    let nodes: Api<Node> = Api::all(cluster.admin());
     let remediations: Api<SelfNodeRemediation> = Api::all(cluster.admin());
     wait::until("a remediation", Duration::from_mins(1), async || {
         let found = remediations.list(&ListParams::default()).await?;
@@ -128,22 +149,7 @@ pub async fn remediate(cluster: &Cluster, check: &str, node: &str) -> anyhow::Re
             Ok(found.items.is_empty().then_some(()))
         },
     )
-    .await?;
-    let checks: Api<NodeHealthCheck> = Api::all(cluster.admin());
-    for check in checks.list(&ListParams::default()).await? {
-        wait::until(
-            "the health check to be removed",
-            Duration::from_secs(20),
-            async || {
-                checks
-                    .delete(&check.name_any(), &kube::api::DeleteParams::default())
-                    .await?;
-                Ok(Some(()))
-            },
-        )
-        .await?;
-    }
-    Ok(begin.elapsed())
+    .await
 }
 
 /// Everything of ours that is in the cluster, as `resource/name`, by what carries our name.

@@ -25,6 +25,8 @@ mod by_helm;
 mod by_kubectl;
 #[path = "install/metrics.rs"]
 mod metrics;
+#[path = "install/newcomer.rs"]
+mod newcomer;
 
 fn main() -> ExitCode {
     if let Some(code) = child::dispatch() {
@@ -45,7 +47,10 @@ fn main() -> ExitCode {
             .filter(|word| !word.starts_with('-'));
         let wants = |part: &str| only.as_deref().is_none_or(|only| only == part);
         let mut done = Ok(());
-        if wants("kubectl") {
+        if wants("newcomer") {
+            done = newcomer::test(&cluster).await;
+        }
+        if done.is_ok() && wants("kubectl") {
             done = by_kubectl::test(&cluster).await;
         }
         if done.is_ok() && wants("helm") {

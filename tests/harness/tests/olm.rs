@@ -29,6 +29,8 @@ mod bundles;
 mod lifecycle;
 #[path = "olm/manager.rs"]
 mod manager;
+#[path = "olm/originals.rs"]
+mod originals;
 
 /// Counts what was seen.
 #[derive(Default)]
@@ -131,5 +133,6 @@ async fn suite(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
     let olm = report
         .needs("OLM runs", manager::Olm::start(cluster, &made))
         .await?;
-    lifecycle::run(cluster, &olm, &made, report).await
+    lifecycle::run(cluster, &olm, &made, report).await?;
+    originals::taken_over(cluster, &made, report).await
 }

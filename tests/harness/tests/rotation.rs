@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::{apps::v1::DaemonSet, core::v1::Secret};
-use kube::{Api, ResourceExt as _, api::ListParams};
+use kube::{Api, api::ListParams};
 use medik8s_harness::{
     Cluster, Options, child,
     images::Programs,

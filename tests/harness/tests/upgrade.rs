@@ -108,8 +108,11 @@ async fn there_and_back(cluster: &Cluster) -> anyhow::Result<()> {
     removed(cluster, "worker-3").await?;
     maintained(cluster).await?;
     waited_for(cluster, "worker-1", release, &boots).await?;
+    begun(cluster, "worker-6").await?;
+    agents_of_ours(cluster, &boots).await?;
 
     // And back: same objects, their manifests.
+    let open = left_open(cluster, "worker-2").await?;
     for (name, namespace) in MANAGERS {
         let file = cluster.folder().join("originals.yaml");
         std::fs::write(&file, ORIGINALS)?;
@@ -139,7 +142,11 @@ async fn there_and_back(cluster: &Cluster) -> anyhow::Result<()> {
         maintenances.list(&ListParams::default()).await?.items.len() == 2,
         "a maintenance was lost"
     );
-    println!("and back: the originals' manifests are in force again");
+    ensure!(
+        record(cluster, "worker-2").await? == open,
+        "the remediation is not as ours left it"
+    );
+    println!("and back: the originals' manifests are in force again, what is open is as it was");
     Ok(())
 }
 
@@ -238,8 +245,20 @@ async fn in_flight(cluster: &Cluster) -> anyhow::Result<Timestamp> {
             .kubectl(&["taint", "node", node, "medik8s.io/drain:NoSchedule"])
             .await?;
     }
+    // One that was created a moment before the original's manager ended.
+    cluster.apply_text(&fresh("worker-6")).await?;
     cluster.apply_text(&workload("worker-1")).await?;
     Ok(release)
+}
+
+/// A remediation that nobody has looked at.
+fn fresh(node: &str) -> String {
+    format!(
+        "apiVersion: self-node-remediation.medik8s.io/v1alpha1\n\
+         kind: SelfNodeRemediation\n\
+         metadata: {{name: {node}, namespace: {SNR}}}\n\
+         spec: {{remediationStrategy: ResourceDeletion}}\n"
+    )
 }
 
 /// A pod that must not be freed too early.
@@ -419,4 +438,72 @@ async fn waited_for(
     );
     println!("Pre-Reboot-Completed: kept its time, ended after the reboot, no second one");
     Ok(())
+}
+
+/// A remediation without a phase is begun; the reboot by the original's agent ends it.
+async fn begun(cluster: &Cluster, node: &str) -> anyhow::Result<()> {
+    let remediations: Api<SelfNodeRemediation> = Api::namespaced(cluster.admin(), SNR);
+    wait::until("the order", Duration::from_secs(30), async || {
+        let status = remediations.get(node).await?.status.unwrap_or_default();
+        let told = status.time_assumed_rebooted.is_some();
+        Ok(
+            (told && status.phase.as_deref() == Some(snr::PHASE_PRE_REBOOT_COMPLETED))
+                .then_some(()),
+        )
+    })
+    .await?;
+    cluster.machine(node)?.reset(Cause::Scenario).await?;
+    cluster
+        .kubectl(&["delete", "snr", node, "-n", SNR, "--timeout=180s"])
+        .await?;
+    removed(cluster, node).await?;
+    println!("no phase: begun, and ended after the reboot");
+    Ok(())
+}
+
+/// With no remediation open the agents are replaced by ours, and no node is reset for it.
+async fn agents_of_ours(cluster: &Cluster, boots: &BTreeMap<String, String>) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    installation::armed(cluster).await?;
+    for node in [
+        "worker-2",
+        "worker-3",
+        "worker-4",
+        "worker-5",
+        "control-plane-1",
+    ] {
+        ensure!(
+            boots.get(node) == Some(&cluster.machine(node)?.boot_id()),
+            "{node} was rebooted"
+        );
+    }
+    println!(
+        "agents: all are ours and armed after {:.0?}",
+        begin.elapsed()
+    );
+    Ok(())
+}
+
+/// A remediation that our managers leave to the originals; returns what they find of it.
+async fn left_open(cluster: &Cluster, node: &str) -> anyhow::Result<String> {
+    cluster.apply_text(&fresh(node)).await?;
+    wait::until(
+        "the end of the remediation",
+        Duration::from_mins(2),
+        async || {
+            let found = record(cluster, node).await?;
+            Ok(found
+                .contains(snr::PHASE_FENCING_COMPLETED)
+                .then_some(found))
+        },
+    )
+    .await
+}
+
+/// What another manager reads of a remediation.
+async fn record(cluster: &Cluster, node: &str) -> anyhow::Result<String> {
+    let output = "jsonpath={.metadata.uid} {.metadata.finalizers} {.status.phase} {.status.timeAssumedRebooted}";
+    cluster
+        .kubectl(&["get", "snr", node, "-n", SNR, "-o", output])
+        .await
 }

@@ -63,16 +63,12 @@ pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
     println!("kubectl: a node was remediated in {took:.0?}");
     not_while_something_is_open(cluster).await?;
     access::every_request_was_allowed(cluster)?;
-    for file in [
+    let files = [
         "deploy/agent-admission-policy.yaml",
         "deploy/network-policies.yaml",
         "deploy/medik8s.yaml",
-    ] {
-        let file = root.join(file).display().to_string();
-        cluster
-            .kubectl(&["delete", "--timeout=60s", "-f", &file])
-            .await?;
-    }
+    ];
+    delete_all(cluster, &files).await?;
     nothing_is_left(cluster).await?;
     println!("kubectl: uninstalled, nothing is left");
     Ok(())
@@ -176,6 +172,16 @@ fn only_unknown_kinds(error: anyhow::Error) -> anyhow::Result<String> {
         .count();
     ensure!(others == 0, "{text}");
     Ok(text)
+}
+
+pub(crate) async fn delete_all(cluster: &Cluster, files: &[&str]) -> anyhow::Result<()> {
+    for file in files {
+        let file = tools::repository().join(file).display().to_string();
+        cluster
+            .kubectl(&["delete", "--timeout=60s", "-f", &file])
+            .await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn nothing_is_left(cluster: &Cluster) -> anyhow::Result<()> {

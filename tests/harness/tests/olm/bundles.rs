@@ -14,11 +14,13 @@ use medik8s_harness::{
 };
 use serde_json::Value;
 
-use crate::Report;
+use crate::{Report, originals};
 
 /// The release that is installed first, and the one that it is updated to.
 pub(crate) const OLD: &str = "0.0.9";
 pub(crate) const NEW: &str = "0.1.0";
+/// What stands for a release of the original operators.
+pub(crate) const ORIGINALS: &str = "0.0.1";
 pub(crate) const PACKAGES: [&str; 3] = [
     "node-healthcheck-operator",
     "self-node-remediation",
@@ -40,9 +42,10 @@ pub(crate) struct Made {
     pub(crate) old: PathBuf,
     pub(crate) new: PathBuf,
     pub(crate) skip: PathBuf,
-    /// Catalogs that a catalog server can serve.
-    pub(crate) first: PathBuf,
-    pub(crate) second: PathBuf,
+    pub(crate) openshift: PathBuf,
+    /// Catalogs that a catalog server can serve: the old release, the new one, the originals, and the
+    /// new one as their successor.
+    pub(crate) catalogs: [PathBuf; 4],
 }
 
 /// Generates the bundles of both releases and renders the catalogs.
@@ -53,8 +56,8 @@ pub(crate) async fn make(cluster: &Cluster) -> anyhow::Result<Made> {
         old: folder.join("old"),
         new: folder.join("new"),
         skip: folder.join("skip"),
-        first: folder.join("catalog-1"),
-        second: folder.join("catalog-2"),
+        openshift: folder.join("openshift"),
+        catalogs: [1, 2, 3, 4].map(|number| folder.join(format!("catalog-{number}"))),
         tools,
     };
     generate(&made.old, &["--version", OLD, "--with-dependencies"]).await?;
@@ -62,32 +65,57 @@ pub(crate) async fn make(cluster: &Cluster) -> anyhow::Result<Made> {
     generate(&made.new, &["--version", NEW, "--replaces", OLD]).await?;
     let range = format!(">=0.0.1 <{NEW}");
     generate(&made.skip, &["--version", NEW, "--skip-range", &range]).await?;
+    let openshift = [
+        "--variant=ocp",
+        "--replaces=0.0.9",
+        "--skip-range=>=0.0.1 <0.1.0",
+        "--console-image=ghcr.io/medik8s/node-remediation-console:v0.1.0",
+        "--must-gather-image=ghcr.io/medik8s/must-gather:v0.1.0",
+    ];
+    generate(&made.openshift, &openshift).await?;
+    let originals = folder.join("originals");
+    generate(&originals, &["--version", ORIGINALS]).await?;
+    originals::dress(&originals.join("bundle"))?;
+    let successor = folder.join("successor");
+    generate(&successor, &["--version", NEW, "--replaces", ORIGINALS]).await?;
     let opm = made.tools.join("opm");
     for package in PACKAGES {
-        let newer = if package == "node-maintenance-operator" {
-            &made.skip
-        } else {
-            &made.new
-        };
-        for (catalog, release) in [(&made.first, &made.old), (&made.second, newer)] {
-            let file = catalog.join(package).join("catalog.yaml");
-            fs::create_dir_all(file.parent().context("no folder")?)?;
-            // Package and channel as generated, the bundle with its manifests inlined: no image has to
-            // be pulled to unpack it.
-            let generated =
-                fs::read_to_string(release.join(format!("bundle/catalog/{package}/catalog.yaml")))?;
-            let mut blobs: Vec<&str> = generated
-                .split("---\n")
-                .filter(|blob| !blob.contains("schema: olm.bundle"))
-                .collect();
-            let bundle = release.join("bundle").join(package).display().to_string();
-            let rendered =
-                installation::run(cluster, &opm, &["render", &bundle, "-o", "yaml"]).await?;
-            blobs.push(rendered.trim_start_matches("---\n"));
-            fs::write(file, blobs.join("---\n"))?;
+        let by_range = package == "node-maintenance-operator";
+        let releases = [
+            &made.old,
+            if by_range { &made.skip } else { &made.new },
+            &originals,
+            if by_range { &made.skip } else { &successor },
+        ];
+        for (catalog, release) in made.catalogs.iter().zip(releases) {
+            render(cluster, &opm, release, package, catalog).await?;
         }
     }
     Ok(made)
+}
+
+/// Package and channel as generated, the bundle with its manifests inlined: no image has to be pulled
+/// to unpack it.
+async fn render(
+    cluster: &Cluster,
+    opm: &Path,
+    release: &Path,
+    package: &str,
+    catalog: &Path,
+) -> anyhow::Result<()> {
+    let file = catalog.join(package).join("catalog.yaml");
+    fs::create_dir_all(file.parent().context("no folder")?)?;
+    let generated =
+        fs::read_to_string(release.join(format!("bundle/catalog/{package}/catalog.yaml")))?;
+    let mut blobs: Vec<&str> = generated
+        .split("---\n")
+        .filter(|blob| !blob.contains("schema: olm.bundle"))
+        .collect();
+    let bundle = release.join("bundle").join(package).display().to_string();
+    let rendered = installation::run(cluster, opm, &["render", &bundle, "-o", "yaml"]).await?;
+    blobs.push(rendered.trim_start_matches("---\n"));
+    fs::write(file, blobs.join("---\n"))?;
+    Ok(())
 }
 
 async fn generate(out: &Path, args: &[&str]) -> anyhow::Result<()> {
@@ -124,6 +152,7 @@ pub(crate) async fn judge(cluster: &Cluster, made: &Made, report: &mut Report) {
         made.old.join("bundle"),
         made.new.join("bundle"),
         made.skip.join("bundle"),
+        made.openshift.join("bundle"),
     ] {
         folders.extend(PACKAGES.map(|package| base.join(package).display().to_string()));
     }
@@ -143,9 +172,11 @@ pub(crate) async fn judge(cluster: &Cluster, made: &Made, report: &mut Report) {
     for catalog in [
         root.join("bundle/catalog"),
         root.join("bundle/catalog-with-dependencies"),
-        made.first.clone(),
-        made.second.clone(),
-    ] {
+        made.openshift.join("bundle/catalog"),
+    ]
+    .into_iter()
+    .chain(made.catalogs.iter().cloned())
+    {
         let name = format!(
             "opm validate {}",
             catalog.strip_prefix(&root).unwrap_or(&catalog).display()

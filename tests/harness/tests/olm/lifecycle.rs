@@ -1,8 +1,12 @@
 //! From the Subscription of the manual to the uninstallation.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, ensure};
+use medik8s_api::names::{nmo, snr};
 use medik8s_harness::{Cluster, installation, tools, wait};
 use serde_json::Value;
 
@@ -12,7 +16,7 @@ use crate::{
     manager::{self, Olm},
 };
 
-const NAMESPACE: &str = "openshift-workload-availability";
+pub(crate) const NAMESPACE: &str = "openshift-workload-availability";
 
 pub(crate) async fn run(
     cluster: &Cluster,
@@ -89,6 +93,13 @@ pub(crate) async fn run(
     update(cluster, made, report).await?;
     uninstall(cluster, report).await?;
     report
+        .sees(
+            "the command for a stuck finalizer ends what nobody ends",
+            stuck(cluster),
+        )
+        .await;
+    let begin = Instant::now();
+    report
         .needs(
             "the manifests of the manual, from a catalog without dependencies",
             async {
@@ -110,7 +121,21 @@ pub(crate) async fn run(
                 .map(drop)
         })
         .await;
-    uninstall(cluster, report).await
+    println!(
+        "        from the manifests of the manual to a remediated node: {:.0?}",
+        begin.elapsed()
+    );
+    uninstall(cluster, report).await?;
+    for package in bundles::PACKAGES {
+        report
+            .needs(&format!("{package} alone, Succeeded"), async {
+                subscribe(cluster, package, "Automatic").await?;
+                succeeded(cluster, package, NEW).await?;
+                remove(cluster).await
+            })
+            .await?;
+    }
+    Ok(())
 }
 
 /// What stood there before an update must stand there after it.
@@ -127,13 +152,30 @@ async fn update(cluster: &Cluster, made: &Made, report: &mut Report) -> anyhow::
         anyhow::Ok((kept["spec"].clone(), kept["metadata"]["uid"].clone()))
     };
     let before = kept().await?;
+    report
+        .needs(
+            "an operator that drains says Upgradeable=False",
+            a_drain_that_is_held(cluster),
+        )
+        .await?;
     manager::catalog(cluster, 2).await?;
+    report
+        .needs("the update waits while the drain goes on", async {
+            // A Manual subscription makes all plans of its namespace Manual.
+            approve(cluster, &format!("node-maintenance-operator.v{NEW}")).await?;
+            let csv = format!("node-maintenance-operator.v{NEW}");
+            let reason = "OperatorConditionNotUpgradeable";
+            shows(cluster, "csv", &csv, "{.status.reason}", reason).await?;
+            cluster
+                .kubectl(&["delete", "poddisruptionbudget", "held"])
+                .await?;
+            Ok(())
+        })
+        .await?;
     report
         .needs(
             "update by replaces (NHC, SNR) and by skipRange (NMO), approved by hand",
             async {
-                // A Manual subscription makes all plans of its namespace Manual.
-                approve(cluster, &format!("node-maintenance-operator.v{NEW}")).await?;
                 for package in bundles::PACKAGES {
                     succeeded(cluster, package, NEW).await?;
                 }
@@ -145,6 +187,9 @@ async fn update(cluster: &Cluster, made: &Made, report: &mut Report) -> anyhow::
         .sees(
             "objects survive the update unchanged; the new managers run",
             async {
+                cluster
+                    .kubectl(&["delete", "nm", "held", "--timeout=30s"])
+                    .await?;
                 installation::available(cluster, NAMESPACE, 3).await?;
                 ensure!(kept().await? == before, "the health check was changed");
                 let images = cluster
@@ -170,12 +215,60 @@ async fn update(cluster: &Cluster, made: &Made, report: &mut Report) -> anyhow::
     Ok(())
 }
 
-async fn uninstall(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+/// A maintenance whose drain a budget holds, until the operator has told OLM about it.
+async fn a_drain_that_is_held(cluster: &Cluster) -> anyhow::Result<()> {
+    let held = "apiVersion: v1\n\
+         kind: Pod\n\
+         metadata: {name: held, namespace: default, labels: {app: held}}\n\
+         spec: {nodeName: worker-3, containers: [{name: c, image: x}]}\n\
+         ---\n\
+         apiVersion: policy/v1\n\
+         kind: PodDisruptionBudget\n\
+         metadata: {name: held, namespace: default}\n\
+         spec: {minAvailable: 1, selector: {matchLabels: {app: held}}}\n\
+         ---\n\
+         apiVersion: nodemaintenance.medik8s.io/v1beta1\n\
+         kind: NodeMaintenance\n\
+         metadata: {name: held}\n\
+         spec: {nodeName: worker-3}\n";
+    cluster.apply_text(held).await?;
+    let name = format!("node-maintenance-operator.v{OLD}");
+    let path = "{.status.conditions[?(@.type==\"Upgradeable\")].status}";
+    shows(cluster, "operatorcondition", &name, path, "False").await
+}
+
+/// Waits until a field of an object in OLM's namespace has a value.
+async fn shows(
+    cluster: &Cluster,
+    kind: &str,
+    name: &str,
+    path: &str,
+    value: &str,
+) -> anyhow::Result<()> {
+    let what = format!("{path} of {kind} {name} to be {value}");
+    wait::until(&what, Duration::from_mins(1), async || {
+        let output = format!("jsonpath={path}");
+        let shown = cluster
+            .kubectl(&["get", kind, name, "-n", NAMESPACE, "-o", &output])
+            .await?;
+        ensure!(shown == value, "{shown}");
+        Ok(Some(()))
+    })
+    .await
+}
+
+/// What the manual says for uninstalling.
+pub(crate) async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
     for kinds in ["subscriptions", "csv"] {
         cluster
             .kubectl(&["delete", kinds, "--all", "-n", NAMESPACE, "--timeout=60s"])
             .await?;
     }
+    Ok(())
+}
+
+async fn uninstall(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+    remove(cluster).await?;
     report
         .sees(
             "uninstalled: CRDs, objects and roles stay, nothing that runs",
@@ -201,6 +294,9 @@ async fn uninstall(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()>
                                 .any(|kind| name.contains(kind))
                             })
                             .filter(|name| !name.contains("Service/self-node-remediation-agent"))
+                            // Its own, which OLM forgets, and what every namespace has.
+                            .filter(|name| !name.ends_with("-service-auth-reader"))
+                            .filter(|name| !name.contains("ServiceAccount/default"))
                             .collect();
                         ensure!(runs.is_empty(), "left: {runs:?}");
                         ensure!(
@@ -219,6 +315,55 @@ async fn uninstall(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()>
     Ok(())
 }
 
+/// A remediation and a maintenance whose operators are gone, and the commands of the manual.
+async fn stuck(cluster: &Cluster) -> anyhow::Result<()> {
+    let open = format!(
+        "apiVersion: self-node-remediation.medik8s.io/v1alpha1\n\
+         kind: SelfNodeRemediation\n\
+         metadata: {{name: stuck, namespace: {NAMESPACE}, finalizers: [{}]}}\n\
+         ---\n\
+         apiVersion: nodemaintenance.medik8s.io/v1beta1\n\
+         kind: NodeMaintenance\n\
+         metadata: {{name: stuck, finalizers: [{}]}}\n\
+         spec: {{nodeName: worker-4}}\n",
+        snr::FINALIZER,
+        nmo::FINALIZER
+    );
+    cluster.apply_text(&open).await?;
+    let page = fs::read_to_string(tools::repository().join("docs/install.md"))?;
+    for kind in ["selfnoderemediation", "nodemaintenance"] {
+        let object = [kind, "stuck", "-n", NAMESPACE];
+        cluster
+            .kubectl(&[&["delete", "--wait=false"][..], &object].concat())
+            .await?;
+        ensure!(
+            cluster
+                .kubectl(&[&["get"][..], &object].concat())
+                .await
+                .is_ok(),
+            "{kind} does not wait for its finalizer"
+        );
+        let command = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("    kubectl "))
+            .find(|line| line.contains(&format!("patch {kind} NAME")))
+            .context("the manual has no command for it")?
+            .replace("NAMESPACE", NAMESPACE)
+            .replace("NAME", "stuck")
+            .replace('\'', "");
+        let words: Vec<&str> = command.split(' ').collect();
+        cluster.kubectl(&words).await?;
+        ensure!(
+            cluster
+                .kubectl(&[&["get"][..], &object].concat())
+                .await
+                .is_err(),
+            "{kind} is still there"
+        );
+    }
+    Ok(())
+}
+
 /// The manifests that the manual prints.
 fn manual() -> anyhow::Result<Vec<String>> {
     let page = fs::read_to_string(tools::repository().join("docs/install.md"))?;
@@ -231,7 +376,11 @@ fn manual() -> anyhow::Result<Vec<String>> {
     Ok(block.split("---\n").map(str::to_owned).collect())
 }
 
-async fn subscribe(cluster: &Cluster, package: &str, approval: &str) -> anyhow::Result<()> {
+pub(crate) async fn subscribe(
+    cluster: &Cluster,
+    package: &str,
+    approval: &str,
+) -> anyhow::Result<()> {
     cluster
         .apply_text(&format!(
             "apiVersion: operators.coreos.com/v1alpha1\n\
@@ -282,7 +431,11 @@ async fn approve(cluster: &Cluster, csv: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn succeeded(cluster: &Cluster, package: &str, version: &str) -> anyhow::Result<()> {
+pub(crate) async fn succeeded(
+    cluster: &Cluster,
+    package: &str,
+    version: &str,
+) -> anyhow::Result<()> {
     let csv = format!("{package}.v{version}");
     wait::until(
         &format!("{csv} to be Succeeded"),
@@ -409,7 +562,7 @@ async fn grants(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// An example as the console offers it.
-fn example(made: &Made, package: &str, kind: &str) -> anyhow::Result<Value> {
+pub(crate) fn example(made: &Made, package: &str, kind: &str) -> anyhow::Result<Value> {
     let file = made.old.join(format!(
         "bundle/{package}/manifests/{package}.clusterserviceversion.yaml"
     ));

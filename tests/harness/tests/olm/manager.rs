@@ -54,7 +54,8 @@ impl Olm {
             .env("HOME", cluster.folder().display().to_string())
         };
         let mut processes = vec![
-            Process::start(launch("olm").args(["--namespace", "olm"])).await?,
+            // It looks again at what waits for an operator's permission only this often.
+            Process::start(launch("olm").args(["--namespace", "olm", "--interval", "15s"])).await?,
             Process::start(launch("catalog").args([
                 "--kubeconfig",
                 &kubeconfig,
@@ -63,7 +64,7 @@ impl Olm {
             ]))
             .await?,
         ];
-        for (number, catalog) in [(1_u16, &made.first), (2, &made.second)] {
+        for (number, catalog) in (1_u16..).zip(&made.catalogs) {
             let cache = cluster.folder().join(format!("catalog-cache-{number}"));
             processes.push(
                 Process::start(launch("opm").args([
@@ -89,7 +90,7 @@ const fn port(number: u16) -> u16 {
     50050 + number
 }
 
-/// Has OLM look into one of the two catalogs.
+/// Has OLM look into one of the catalogs.
 pub(crate) async fn catalog(cluster: &Cluster, number: u16) -> anyhow::Result<()> {
     cluster
         .apply_text(&format!(
