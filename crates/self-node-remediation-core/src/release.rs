@@ -398,7 +398,12 @@ impl Quorum {
 pub fn decide(seen: &Seen<'_>, now: Timestamp) -> Result<Decision, BudgetError> {
     let (remediation, node) = (seen.remediation, seen.node);
     let Some(recorded) = &remediation.boot else {
-        return Ok(adopt(seen));
+        // An old manager's order that is not wanted any more: nothing was freed on it, and nothing will be.
+        return Ok(if remediation.deleting && node.ready == Status::True {
+            Decision::Cancel
+        } else {
+            adopt(seen)
+        });
     };
     if node.has_rebooted_since(recorded) {
         return Ok(Decision::Release(By::Reboot));

@@ -552,6 +552,17 @@ fn an_order_of_an_old_manager_is_adopted_only_if_the_kubelet_was_silent_since() 
 }
 
 #[test]
+fn a_deleted_order_of_an_old_manager_is_cancelled_on_a_ready_node() {
+    let mut old = view();
+    old.remediation.boot = None;
+    old.remediation.deleting = true;
+    let held = Decision::Hold(Hold::NoRecordedBoot);
+    assert_eq!(old.decide(20), held, "a silent node may still be running");
+    old.node.ready = Status::True;
+    assert_eq!(old.decide(20), Decision::Cancel);
+}
+
+#[test]
 fn an_order_without_time_holds() {
     let mut untimed = view();
     untimed.assumed = None;
