@@ -197,6 +197,14 @@ pub const WEBHOOK_SECRET: Rule = Rule::new(
     "reads and renews the webhook's CA and serving certificate",
 );
 
+/// Of [`WEBHOOK_SECRET`].
+pub const UNTESTED_WEBHOOK_SECRET: &[Untested] = &[Untested::new(
+    &[""],
+    &["secrets"],
+    &["update"],
+    "renews the webhook's certificate before it runs out, which takes longer than any test",
+)];
+
 /// OpenShift's TLS profile (`tls::openshift`).
 pub const TLS_PROFILE: &[Rule] = &[Rule::new(
     &["config.openshift.io"],

@@ -9,7 +9,8 @@ use medik8s_api::names::nhc;
 use medik8s_runtime::metrics::client_ca;
 use medik8s_runtime::rbac::{
     CLIENT_CA, EVENTS, LEADER_LEASE, METRICS_AUTH, NODE_LEASES, Rule, RuleSet, TLS_PROFILE,
-    VALIDATING_CONFIGURATIONS, WEBHOOK_SECRET, WEBHOOK_SECRET_CREATE,
+    UNTESTED_WEBHOOK_SECRET, Untested, VALIDATING_CONFIGURATIONS, WEBHOOK_SECRET,
+    WEBHOOK_SECRET_CREATE,
 };
 
 use crate::setup::CONSOLE_PLUGIN;
@@ -181,6 +182,13 @@ pub const UNDER_OLM: &[Rule] = &[
     .named(&[nhc::AGGREGATION_ROLE]),
 ];
 
+const UNTESTED: &[Untested] = &[Untested::new(
+    &["rbac.authorization.k8s.io"],
+    &["clusterroles"],
+    &["bind"],
+    "asked for by the API server when the binding is made (the suite olm), which is no request of its own",
+)];
+
 /// The permissions of the manager.
 pub fn rules() -> RuleSet {
     RuleSet {
@@ -200,7 +208,7 @@ pub fn rules() -> RuleSet {
         ],
         own_namespace: &[LEADER_LEASE, OWN_SECRET, OWN_SETUP],
         namespaces: &[(client_ca::NAMESPACE, &[CLIENT_CA])],
-        untested: &[],
+        untested: &[UNTESTED_WEBHOOK_SECRET, UNTESTED],
     }
 }
 

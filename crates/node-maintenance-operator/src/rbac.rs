@@ -52,7 +52,7 @@ const NODES: &[Rule] = &[
     Rule::new(
         &["policy"],
         &["poddisruptionbudgets"],
-        &["get", "list", "watch"],
+        &["list", "watch"],
         "says which budget blocks a pod and notices when it opens; etcd guard of OpenShift",
     ),
 ];
@@ -80,7 +80,7 @@ pub const fn rules() -> RuleSet {
         ],
         own_namespace: &[rbac::LEADER_LEASE, OWN_SECRET],
         namespaces: &[],
-        untested: &[],
+        untested: &[rbac::UNTESTED_WEBHOOK_SECRET],
     }
 }
 

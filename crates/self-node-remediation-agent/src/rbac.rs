@@ -4,7 +4,7 @@
 //! node gets these rights. They can read remediations but not write them, and patch Nodes because
 //! RBAC cannot say "only the own one".
 
-use medik8s_runtime::rbac::{self, Rule, RuleSet};
+use medik8s_runtime::rbac::{self, Rule, RuleSet, Untested};
 
 const CLUSTER: &[Rule] = &[
     Rule::new(
@@ -49,12 +49,27 @@ const OWN_NAMESPACE: &[Rule] = &[
     ),
 ];
 
+const UNTESTED: &[Untested] = &[
+    Untested::new(
+        &["machine.openshift.io", "cluster.x-k8s.io"],
+        &["machines"],
+        &["get"],
+        "remediations that a MachineHealthCheck created are named after Machines",
+    ),
+    Untested::new(
+        &["security.openshift.io"],
+        &["securitycontextconstraints"],
+        &["use"],
+        "asked for by OpenShift when the agents' pods are made",
+    ),
+];
+
 /// The agents' rules.
 pub const RULES: RuleSet = RuleSet {
     cluster: &[CLUSTER, rbac::EVENTS, rbac::METRICS_AUTH],
     own_namespace: &[OWN_NAMESPACE],
     namespaces: &[],
-    untested: &[],
+    untested: &[UNTESTED],
 };
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! that is not named here. The agents have an account of their own.
 
 use medik8s_api::names::snr;
-use medik8s_runtime::rbac::{self, Rule, RuleSet};
+use medik8s_runtime::rbac::{self, Rule, RuleSet, Untested};
 
 use crate::install::rotation;
 
@@ -150,6 +150,34 @@ pub const UNDER_OLM: &[Rule] = &[
     .named(&[snr::EXT_REMEDIATION_ROLE]),
 ];
 
+const UNTESTED: &[Untested] = &[
+    Untested::new(
+        GROUP,
+        &["selfnoderemediationconfigs/finalizers"],
+        &["update"],
+        "asked for by an admission plugin (on in OpenShift and in the tests) when the DaemonSet is made, \
+         which is no request of its own",
+    ),
+    Untested::new(
+        &["machine.openshift.io", "cluster.x-k8s.io"],
+        &["machines"],
+        &["get"],
+        "remediations that a MachineHealthCheck created are named after Machines",
+    ),
+    Untested::new(
+        &[""],
+        &["pods"],
+        &["get"],
+        "after a deletion that met another pod of the same name, sees which one is there",
+    ),
+    Untested::new(
+        &["apps"],
+        &["daemonsets"],
+        &["get", "delete"],
+        "makes a DaemonSet anew whose immutable fields are those of an old release of the original",
+    ),
+];
+
 /// All rules of the manager's account.
 pub fn rules() -> RuleSet {
     RuleSet {
@@ -162,6 +190,6 @@ pub fn rules() -> RuleSet {
         ],
         own_namespace: &[INSTALL, rbac::LEADER_LEASE, OWN_SECRET],
         namespaces: &[],
-        untested: &[],
+        untested: &[rbac::UNTESTED_WEBHOOK_SECRET, UNTESTED],
     }
 }

@@ -245,7 +245,11 @@ async fn in_flight(cluster: &Cluster) -> anyhow::Result<Timestamp> {
             .kubectl(&["taint", "node", node, "medik8s.io/drain:NoSchedule"])
             .await?;
     }
-    // One that was created a moment before the original's manager ended.
+    // One that was created a moment before the original's manager ended; its agent can reboot the node.
+    let capable = format!("{}=true", snr::IS_REBOOT_CAPABLE_ANNOTATION);
+    cluster
+        .kubectl(&["annotate", "node", "worker-6", &capable])
+        .await?;
     cluster.apply_text(&fresh("worker-6")).await?;
     cluster.apply_text(&workload("worker-1")).await?;
     Ok(release)

@@ -61,7 +61,12 @@ pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
     access::agents_write_to_their_own_node_only(cluster).await?;
     let took = installation::remediate(cluster, &sample, "worker-1").await?;
     println!("kubectl: a node was remediated in {took:.0?}");
+    // Series of health checks are there only while one is.
+    cluster.apply_text(&sample).await?;
     not_while_something_is_open(cluster).await?;
+    cluster
+        .kubectl(&["delete", "nhc", "--all", "--timeout=30s"])
+        .await?;
     access::every_request_was_allowed(cluster)?;
     let files = [
         "deploy/agent-admission-policy.yaml",

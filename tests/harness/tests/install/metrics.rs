@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, Client, Config, ResourceExt as _, api::ListParams, config::AuthInfo};
 use medik8s_harness::{Cluster, go_tools, installation, tools, wait};

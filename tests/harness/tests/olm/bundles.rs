@@ -233,10 +233,9 @@ async fn score(cluster: &Cluster, program: &Path, bundle: &Path, test: &str) -> 
         .next()
         .context("no result")??;
     let outcome = result.pointer("/results/0").context("no result")?;
-    ensure!(
-        outcome["state"] == "pass" && outcome["suggestions"].is_null(),
-        "{outcome:#}"
-    );
+    // It suggests a status in the examples, which would be no example to follow.
+    let suggested = outcome["suggestions"].is_array() && test != "olm-status-descriptors";
+    ensure!(outcome["state"] == "pass" && !suggested, "{outcome:#}");
     Ok(())
 }
 
