@@ -61,6 +61,12 @@ pub async fn available(cluster: &Cluster, namespace: &str, count: usize) -> anyh
 
 /// Waits until every node's agent has announced itself armed in this boot.
 pub async fn armed(cluster: &Cluster) -> anyhow::Result<()> {
+    armed_but(cluster, &[]).await
+}
+
+/// As [`armed`], without these nodes. A node in maintenance gets no new agent: its taint is not
+/// tolerated, as in the original.
+pub async fn armed_but(cluster: &Cluster, out: &[&str]) -> anyhow::Result<()> {
     let nodes: Api<Node> = Api::all(cluster.admin());
     wait::until(
         "all agents to be armed",
@@ -68,6 +74,9 @@ pub async fn armed(cluster: &Cluster) -> anyhow::Result<()> {
         async || {
             for node in nodes.list(&ListParams::default()).await? {
                 let name = node.name_any();
+                if out.contains(&name.as_str()) {
+                    continue;
+                }
                 let said = node
                     .annotations()
                     .get(snr::ANNOUNCED_ANNOTATION)
@@ -150,6 +159,21 @@ pub async fn remediated(cluster: &Cluster, node: &str, boot: &str) -> anyhow::Re
         },
     )
     .await
+}
+
+/// The boot of every machine.
+pub fn boots(cluster: &Cluster) -> Vec<String> {
+    cluster
+        .machines()
+        .map(|machine| machine.boot_id())
+        .collect()
+}
+
+/// Waits for longer than any watchdog that an agent has left armed when it was uninstalled.
+pub async fn nobody_is_reset(cluster: &Cluster, before: &[String]) -> anyhow::Result<()> {
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    ensure!(boots(cluster) == before, "a node was reset by uninstalling");
+    Ok(())
 }
 
 /// Everything of ours that is in the cluster, as `resource/name`, by what carries our name.

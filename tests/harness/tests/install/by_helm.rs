@@ -111,6 +111,7 @@ pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
         .kubectl(&["get", "deployments", "-n", NAMESPACE, "-o", "name"])
         .await?;
     ensure!(left.lines().count() == 2, "{left}");
+    let before = installation::boots(cluster);
     run(&[
         "uninstall",
         "medik8s",
@@ -132,6 +133,7 @@ pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
         .kubectl(&["delete", "namespace", NAMESPACE, "--timeout=60s"])
         .await?;
     nothing_is_left(cluster).await?;
+    installation::nobody_is_reset(cluster, &before).await?;
     println!("helm: uninstalled, nothing is left");
     Ok(())
 }

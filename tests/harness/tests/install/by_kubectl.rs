@@ -73,8 +73,10 @@ pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
         "deploy/network-policies.yaml",
         "deploy/medik8s.yaml",
     ];
+    let before = installation::boots(cluster);
     delete_all(cluster, &files).await?;
     nothing_is_left(cluster).await?;
+    installation::nobody_is_reset(cluster, &before).await?;
     println!("kubectl: uninstalled, nothing is left");
     Ok(())
 }

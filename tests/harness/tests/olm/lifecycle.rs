@@ -91,7 +91,7 @@ pub(crate) async fn run(
         )
         .await;
     update(cluster, made, report).await?;
-    uninstall(cluster, report).await?;
+    uninstall(cluster, Some("kept"), report).await?;
     report
         .sees(
             "the command for a stuck finalizer ends what nobody ends",
@@ -125,7 +125,7 @@ pub(crate) async fn run(
         "        from the manifests of the manual to a remediated node: {:.0?}",
         begin.elapsed()
     );
-    uninstall(cluster, report).await?;
+    uninstall(cluster, None, report).await?;
     for package in bundles::PACKAGES {
         report
             .needs(&format!("{package} alone, Succeeded"), async {
@@ -259,6 +259,18 @@ async fn shows(
 
 /// What the manual says for uninstalling.
 pub(crate) async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
+    let ours = ["-n", NAMESPACE];
+    let agents = ["delete", "selfnoderemediationconfig", "--all"];
+    cluster.kubectl(&[&agents[..], &ours].concat()).await?;
+    let ended = [
+        "wait",
+        "--for=delete",
+        "pod",
+        "-l",
+        "app.kubernetes.io/component=agent",
+        "--timeout=2m",
+    ];
+    cluster.kubectl(&[&ended[..], &ours].concat()).await?;
     for kinds in ["subscriptions", "csv"] {
         cluster
             .kubectl(&["delete", kinds, "--all", "-n", NAMESPACE, "--timeout=60s"])
@@ -267,7 +279,12 @@ pub(crate) async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn uninstall(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()> {
+async fn uninstall(
+    cluster: &Cluster,
+    survivor: Option<&str>,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let before = installation::boots(cluster);
     remove(cluster).await?;
     report
         .sees(
@@ -307,8 +324,10 @@ async fn uninstall(cluster: &Cluster, report: &mut Report) -> anyhow::Result<()>
                     },
                 )
                 .await?;
-                cluster.kubectl(&["get", "nhc", "kept"]).await?;
-                Ok(())
+                if let Some(name) = survivor {
+                    cluster.kubectl(&["get", "nhc", name]).await?;
+                }
+                installation::nobody_is_reset(cluster, &before).await
             },
         )
         .await;

@@ -1,8 +1,8 @@
 //! An update from the bundles of the original operators to ours.
 //!
 //! # What is played
-//! The originals' bundles are ours in their clothes: pod labels, permissions and leftovers as they ship
-//! them. Our managers run with their arguments and environment.
+//! The originals' bundles are ours in their clothes: pod labels and leftovers as they ship them. Our
+//! managers run with their arguments and environment.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -24,14 +24,6 @@ pub(crate) fn dress(bundles: &Path) -> anyhow::Result<()> {
         let file = manifests.join(format!("{package}.clusterserviceversion.yaml"));
         let mut csv: Value = serde_saphyr::from_str(&fs::read_to_string(&file)?)?;
         let install = &mut csv["spec"]["install"]["spec"];
-        for list in ["clusterPermissions", "permissions"] {
-            // One account for manager and agents.
-            if let Some(accounts) = install[list].as_array_mut() {
-                accounts.retain(|account| {
-                    account["serviceAccountName"] != "self-node-remediation-agent"
-                });
-            }
-        }
         let deployment = &mut install["deployments"][0]["spec"];
         let selector = deployment["selector"]["matchLabels"].clone();
         deployment["template"]["metadata"] = json!({ "labels": selector });
@@ -87,7 +79,8 @@ pub(crate) async fn taken_over(
                 succeeded(cluster, package, NEW).await?;
             }
             installation::available(cluster, NAMESPACE, 3).await?;
-            installation::armed(cluster).await
+            // The node that is in maintenance gets no new agent.
+            installation::armed_but(cluster, &["worker-4"]).await
         })
         .await?;
     report
