@@ -173,6 +173,11 @@ impl Cluster {
         SocketAddr::from((self.fabric.api(), 6443))
     }
 
+    /// The certificate of the API server's CA.
+    pub(crate) fn ca_pem(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.folder.join("pki/ca.crt"))?)
+    }
+
     /// A kubeconfig with somebody's token.
     pub fn kubeconfig_for(&self, server: &str, user: &str, token: &str) -> serde_json::Value {
         self.plane.kubeconfig(server, user, token)

@@ -12,10 +12,10 @@
 //! * A writer is never ended because its object is gone.
 
 pub(crate) mod endpoint;
-mod launch;
-mod pod_run;
+pub(crate) mod launch;
+pub(crate) mod pod_run;
 mod probe;
-mod report;
+pub(crate) mod report;
 mod volumes;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};

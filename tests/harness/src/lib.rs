@@ -48,6 +48,7 @@ pub mod standing;
 pub mod story;
 pub mod target;
 pub mod tools;
+pub mod vm;
 pub mod wait;
 pub mod watchdog;
 pub mod writers;

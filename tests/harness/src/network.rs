@@ -188,6 +188,19 @@ impl Fabric {
             .await
     }
 
+    /// A card for a virtual machine, with all addresses of a node behind it. Returns its name.
+    pub(crate) async fn add_tap(&self, node: u8) -> anyhow::Result<String> {
+        let tap = format!("t{}x{node}", self.cluster);
+        let (range, own) = (self.node_range(node), self.own());
+        self.batch(&format!(
+            "tuntap add dev {tap} mode tap\n\
+             link set {tap} up\n\
+             route add {range} dev {tap} src {own}\n"
+        ))
+        .await?;
+        Ok(tap)
+    }
+
     /// Gives the process' namespace its interface and routes the address there.
     pub(crate) async fn attach(&self, pid: Pid, network: PodNetwork) -> anyhow::Result<()> {
         let number = self.next_interface.fetch_add(1, Ordering::Relaxed);

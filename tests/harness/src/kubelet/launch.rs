@@ -42,7 +42,7 @@ fn short_name(image: &str) -> &str {
 
 /// Where the parts of a pod are on this machine.
 #[derive(Debug)]
-pub(super) struct Places<'a> {
+pub(crate) struct Places<'a> {
     pub address: Ipv4Addr,
     pub node_address: Ipv4Addr,
     pub host_root: &'a Path,
@@ -60,7 +60,7 @@ const WEBHOOK_MOUNT: &str = "/tmp/k8s-webhook-server/serving-certs";
 const WEBHOOK_FLAG: &str = "--webhook-cert-dir";
 
 /// The container that a pod of ours has.
-pub(super) fn container(pod: &Pod) -> anyhow::Result<&Container> {
+pub(crate) fn container(pod: &Pod) -> anyhow::Result<&Container> {
     pod.spec
         .as_ref()
         .and_then(|spec| spec.containers.first())
@@ -137,7 +137,8 @@ fn secret_folder<'a>(
     })
 }
 
-fn environment(
+/// The environment of the container.
+pub(crate) fn environment(
     pod: &Pod,
     container: &Container,
     places: &Places<'_>,

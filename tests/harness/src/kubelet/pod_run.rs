@@ -15,7 +15,7 @@ use k8s_openapi::api::{
     authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
     core::v1::{Container, Pod, Probe, Secret, ServiceAccount},
 };
-use kube::{Api, ResourceExt as _, api::PostParams};
+use kube::{Api, Client, ResourceExt as _, api::PostParams};
 use serde_json::json;
 use tokio::{
     sync::watch,
@@ -336,33 +336,8 @@ impl Life {
 
     /// A token of the pod's ServiceAccount, bound to the pod, as a kubelet mounts it.
     async fn write_credentials(&self, kubeconfig: &PathBuf) -> anyhow::Result<()> {
-        let account = self
-            .pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.service_account_name.clone())
-            .unwrap_or_else(|| "default".to_owned());
-        let accounts: Api<ServiceAccount> = Api::namespaced(
-            self.shared.client.clone(),
-            &self.pod.namespace().unwrap_or_default(),
-        );
-        let request = TokenRequest {
-            spec: TokenRequestSpec {
-                expiration_seconds: Some(24 * 3600),
-                bound_object_ref: Some(BoundObjectReference {
-                    api_version: Some("v1".to_owned()),
-                    kind: Some("Pod".to_owned()),
-                    name: Some(self.pod.name_any()),
-                    uid: self.pod.uid(),
-                }),
-                ..TokenRequestSpec::default()
-            },
-            ..TokenRequest::default()
-        };
-        let answer = accounts
-            .create_token_request(&account, &PostParams::default(), &request)
-            .await?;
-        let token = answer.status.context("the answer has no token")?.token;
+        let account = account(&self.pod);
+        let token = token(&self.shared.client, &self.pod).await?;
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -440,7 +415,38 @@ impl Life {
     }
 }
 
-fn secrets(pod: &Pod) -> Vec<(String, String)> {
+fn account(pod: &Pod) -> String {
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.service_account_name.clone())
+        .unwrap_or_else(|| "default".to_owned())
+}
+
+/// A token of the pod's ServiceAccount, bound to the pod.
+pub(crate) async fn token(client: &Client, pod: &Pod) -> anyhow::Result<String> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), &namespace);
+    let request = TokenRequest {
+        spec: TokenRequestSpec {
+            expiration_seconds: Some(24 * 3600),
+            bound_object_ref: Some(BoundObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(pod.name_any()),
+                uid: pod.uid(),
+            }),
+            ..TokenRequestSpec::default()
+        },
+        ..TokenRequest::default()
+    };
+    let answer = accounts
+        .create_token_request(&account(pod), &PostParams::default(), &request)
+        .await?;
+    Ok(answer.status.context("the answer has no token")?.token)
+}
+
+/// Volumes that are Secrets: name of the volume, name of the Secret.
+pub(crate) fn secrets(pod: &Pod) -> Vec<(String, String)> {
     let volumes = pod
         .spec
         .iter()

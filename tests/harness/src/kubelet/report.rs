@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 /// State of the only container of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Report {
+pub(crate) struct Report {
     pub ready: bool,
     pub restarts: u32,
     /// Since when it runs; `None` while it waits for its restart.
@@ -20,7 +20,7 @@ pub(super) struct Report {
 }
 
 /// Writes the status; the UID keeps it from a later pod of the same name.
-pub(super) async fn publish(
+pub(crate) async fn publish(
     pods: &Api<Pod>,
     pod: &Pod,
     report: &Report,
@@ -82,7 +82,7 @@ fn status(
 }
 
 /// The container has ended: the object may go. True when nothing is left to do.
-pub(super) async fn finish(pods: &Api<Pod>, pod: &Pod) -> bool {
+pub(crate) async fn finish(pods: &Api<Pod>, pod: &Pod) -> bool {
     let params = DeleteParams {
         grace_period_seconds: Some(0),
         preconditions: Some(Preconditions {
