@@ -198,6 +198,15 @@ test-olm: build cluster-tools ## bundles: validators, scorecard, and install, us
 	@.ci/need go ip
 	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test olm
 
+# The guests' kernel is fetched by apt-get at the first run, into the cache.
+.PHONY: test-vm
+test-vm: build cluster-tools ## real watchdogs in QEMU guests that run the release agent (about a quarter of an hour; needs root)
+	@.ci/need go ip
+	@.ci/need qemu || echo "without it the suite skips"
+	$(MAKE) --no-print-directory release PROGRAMS=self-node-remediation-agent
+	$(MAKE) --no-print-directory release PROGRAMS=medik8s-guest
+	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test vm $(if $(VM),-- $(VM))
+
 .PHONY: bench-nmo
 bench-nmo: cluster-tools ## node maintenance beside kubectl drain: time, requests, CPU, memory
 	@$(MAKE) --no-print-directory release PROGRAMS=node-maintenance-operator
