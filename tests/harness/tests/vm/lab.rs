@@ -32,8 +32,9 @@ const FIRST: u8 = 40;
 const CONFIG: &str = "{apiCheckInterval: 3s, apiServerTimeout: 2s, maxApiErrorThreshold: 3, \
                       peerDialTimeout: 1s, peerRequestTimeout: 4s, peerUpdateInterval: 10s, \
                       watchdogTimeout: 10s, isSoftwareRebootEnabled: false}";
-/// A check begins so often, and may take so long (of the fast profile: 3 s and 2 s).
-pub(crate) const CHECK: Duration = Duration::from_secs(5);
+/// So old is the beginning of the latest check that has ended, at most: it took 2 s, then came the pause of
+/// 3 s, and the next one may take 2 s (of the fast profile).
+pub(crate) const CHECK: Duration = Duration::from_secs(7);
 /// The smallest timeout that an agent sets which has given up its node.
 pub(crate) const SHORTEST: Duration = Duration::from_secs(5);
 /// An emulated guest on a busy machine boots in a minute.
@@ -271,6 +272,11 @@ impl Machine {
 
     /// Resets it as an administrator does, and waits until it is armed again.
     pub(crate) async fn restart(&self, lab: &Lab) -> anyhow::Result<Bounds> {
+        // A boot that is cut short would not be counted.
+        wait::until("the guest to be up", BOOT, async || {
+            Ok(self.guest.boot().map(drop))
+        })
+        .await?;
         let mut happenings = self.guest.happenings();
         self.guest.reset().await?;
         let reset = async {

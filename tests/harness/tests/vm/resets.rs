@@ -139,7 +139,12 @@ pub(crate) async fn ordered(lab: &Lab, machine: &Machine, table: &Table) -> anyh
     let window = Window {
         from: SHORTEST,
         to: CHECK + SHORTEST,
-        text: format!("check 5 + shortened wd {} s", SHORTEST.as_secs()),
+        text: format!(
+            "check {} + shortened wd {} = {} s",
+            CHECK.as_secs(),
+            SHORTEST.as_secs(),
+            (CHECK + SHORTEST).as_secs()
+        ),
     };
     let (happenings, begin) = (machine.guest.happenings(), Instant::now());
     bench::remediate(&lab.cluster, machine.name(), "ResourceDeletion").await?;
