@@ -27,11 +27,13 @@ mod qmp;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use nix::unistd::Uid;
 
 pub use guest::{Driver, Guest, Happening, Hardware, What};
 pub use kernel::Kernel;
+
+use crate::images::has_test_watchdog;
 
 /// The emulator.
 pub(crate) const QEMU: &str = "qemu-system-x86_64";
@@ -47,17 +49,22 @@ pub struct Parts {
     pub agent: PathBuf,
 }
 
+/// The kernel of guests, or why guests cannot be had here. It may have to be fetched, so this is called
+/// while this process is still in the machine's own network.
+pub fn able() -> anyhow::Result<Kernel> {
+    ensure!(Uid::effective().is_root(), "guests need root (tap devices)");
+    ensure!(
+        Path::new("/dev/net/tun").exists(),
+        "guests need /dev/net/tun"
+    );
+    crate::tools::find(QEMU)
+        .context("qemu-system-x86_64 is missing: apt-get install qemu-system-x86")?;
+    Kernel::ready()
+}
+
 impl Parts {
-    /// All of them, or why guests cannot be had here. Fetches the kernel, so it has to be called while
-    /// this process is still in the machine's own network.
-    pub fn find() -> anyhow::Result<Self> {
-        anyhow::ensure!(Uid::effective().is_root(), "guests need root (tap devices)");
-        anyhow::ensure!(
-            Path::new("/dev/net/tun").exists(),
-            "guests need /dev/net/tun"
-        );
-        crate::tools::find(QEMU)
-            .context("qemu-system-x86_64 is missing: apt-get install qemu-system-x86")?;
+    /// All of them.
+    pub fn with(kernel: Kernel) -> anyhow::Result<Self> {
         let release = crate::tools::repository().join("target/x86_64-unknown-linux-gnu/release");
         let built = |name: &str| {
             let program = release.join(name);
@@ -65,10 +72,16 @@ impl Parts {
                 format!("{} is missing: `make test-vm` builds it", program.display())
             })
         };
+        let agent = built("self-node-remediation-agent")?;
+        ensure!(
+            !has_test_watchdog(&agent)?,
+            "{} has a test watchdog",
+            agent.display()
+        );
         Ok(Self {
             init: built("medik8s-guest")?,
-            agent: built("self-node-remediation-agent")?,
-            kernel: Kernel::ready()?,
+            agent,
+            kernel,
         })
     }
 }

@@ -31,7 +31,7 @@ use std::{pin::Pin, process::ExitCode, time::Instant};
 use futures::future::join_all;
 use medik8s_harness::{
     child,
-    vm::{Driver, Hardware, Parts},
+    vm::{self, Driver, Hardware, Parts},
 };
 
 use lab::{Lab, Machine};
@@ -144,11 +144,12 @@ fn main() -> ExitCode {
         .filter(|word| !word.starts_with('-'))
         .collect();
     // Before the network of the harness is entered: a kernel may have to be fetched.
-    let parts = match Parts::find() {
-        Ok(parts) => parts,
+    let kernel = match vm::able() {
+        Ok(kernel) => kernel,
         Err(reason) => return skip(&reason),
     };
     medik8s_harness::run(async || {
+        let parts = Parts::with(kernel.clone())?;
         let begin = Instant::now();
         let mut lab = Lab::start(&parts, PLANS.iter().map(hardware).collect()).await?;
         println!(
