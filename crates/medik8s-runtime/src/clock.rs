@@ -30,6 +30,8 @@ enum Source {
     Tokio {
         wall: Timestamp,
         started: tokio::time::Instant,
+        /// Parts in a million that it runs fast; negative: slow.
+        drift: i32,
     },
 }
 
@@ -64,9 +66,15 @@ impl Clock {
     /// A clock that runs with tokio's, so that a test with paused time
     /// (`#[tokio::test(start_paused = true)]`) moves both together. Starts at `wall`.
     pub fn with_tokio(wall: Timestamp) -> Self {
+        Self::with_tokio_drifting(wall, 0)
+    }
+
+    /// The same, fast by so many parts in a million, or slow.
+    pub fn with_tokio_drifting(wall: Timestamp, drift: i32) -> Self {
         Self(Source::Tokio {
             wall,
             started: tokio::time::Instant::now(),
+            drift,
         })
     }
 
@@ -75,8 +83,12 @@ impl Clock {
         match &self.0 {
             Source::System => system_now(),
             Source::Manual(reading) => lock(reading).wall,
-            Source::Tokio { wall, started } => wall
-                .saturating_add(started.elapsed())
+            Source::Tokio {
+                wall,
+                started,
+                drift,
+            } => wall
+                .saturating_add(drifted(started.elapsed(), *drift))
                 .unwrap_or(Timestamp::MAX),
         }
     }
@@ -86,7 +98,9 @@ impl Clock {
         match &self.0 {
             Source::System => system_boottime(),
             Source::Manual(reading) => lock(reading).boottime,
-            Source::Tokio { started, .. } => MANUAL_START + started.elapsed(),
+            Source::Tokio { started, drift, .. } => {
+                MANUAL_START + drifted(started.elapsed(), *drift)
+            }
         }
     }
 }
@@ -102,6 +116,16 @@ impl ManualClock {
     /// Sets the wall time only, as an administrator or NTP would.
     pub fn set_wall(&self, wall: Timestamp) {
         lock(&self.0).wall = wall;
+    }
+}
+
+/// What a clock shows of this time that is off by so many parts in a million.
+fn drifted(elapsed: Duration, drift: i32) -> Duration {
+    let off = (elapsed / 1_000_000).saturating_mul(drift.unsigned_abs());
+    if drift < 0 {
+        elapsed.saturating_sub(off)
+    } else {
+        elapsed.saturating_add(off)
     }
 }
 

@@ -32,19 +32,22 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use crate::clock::BootClock;
 use crate::device::{DeviceError, WatchdogDevice};
-use crate::realtime;
+use crate::threads::{ThreadNeeds, Threads, Wake};
 
 mod schedule;
 
 use schedule::{Schedule, Turn};
 
-/// The feeder's stack: its loop is shallow, and small is soon locked in memory.
-const STACK: usize = 128 * 1024;
+/// A small stack: the loop is shallow, and small is soon locked in memory.
+const THREAD: ThreadNeeds = ThreadNeeds {
+    name: "watchdog",
+    stack: 128 * 1024,
+    realtime: true,
+};
 /// The shortest timeout that may be set when triggered: shorter ones may fire while the last
 /// words are still being written.
 pub const SHORTEST_TRIGGERED_TIMEOUT: Duration = Duration::from_secs(5);
@@ -161,6 +164,7 @@ struct Shared {
     /// Whether a trigger may shorten the timeout.
     may_shorten: AtomicBool,
     failures: AtomicU32,
+    ended: AtomicBool,
 }
 
 impl Shared {
@@ -188,8 +192,7 @@ fn nanos(time: Duration) -> u64 {
 /// stays armed and starves when its permit ends.
 pub struct Feeder {
     shared: Arc<Shared>,
-    thread: Thread,
-    join: JoinHandle<()>,
+    wake: Wake,
 }
 
 impl fmt::Debug for Feeder {
@@ -201,6 +204,7 @@ impl fmt::Debug for Feeder {
 impl Feeder {
     /// Starts feeding `device`, whose timeout is `timeout`, until `feed_until`.
     pub fn start(
+        threads: &dyn Threads,
         device: Box<dyn WatchdogDevice>,
         timeout: Duration,
         feed_until: Duration,
@@ -217,24 +221,26 @@ impl Feeder {
             wanted_timeout: AtomicU64::new(0),
             may_shorten: AtomicBool::new(false),
             failures: AtomicU32::new(0),
+            ended: AtomicBool::new(false),
         });
-        let runner = Runner {
+        let mut runner = Runner {
             device: Some(device),
             shared: Arc::clone(&shared),
             clock,
             notify,
             schedule: Schedule::new(timeout, now),
             refused: false,
+            starving: false,
         };
-        let join = std::thread::Builder::new()
-            .name("watchdog".to_owned())
-            .stack_size(STACK)
-            .spawn(move || runner.run())?;
-        Ok(Self {
-            shared,
-            thread: join.thread().clone(),
-            join,
-        })
+        let work = move || {
+            let rest = runner.turn();
+            if rest.is_none() {
+                runner.shared.ended.store(true, Ordering::SeqCst);
+            }
+            rest
+        };
+        let wake = threads.start(THREAD, Box::new(work))?;
+        Ok(Self { shared, wake })
     }
 
     /// Sets the end of the permit, longer or shorter. Without effect once triggered or disarmed.
@@ -242,7 +248,7 @@ impl Feeder {
         self.shared
             .feed_until
             .store(nanos(feed_until), Ordering::SeqCst);
-        self.thread.unpark();
+        (self.wake)();
     }
 
     /// Asks for another timeout, which also feeds the device: nothing happens without a valid
@@ -251,7 +257,7 @@ impl Feeder {
         self.shared
             .wanted_timeout
             .store(nanos(timeout), Ordering::SeqCst);
-        self.thread.unpark();
+        (self.wake)();
     }
 
     /// Stops feeding for ever. With `shorten` the smallest timeout from
@@ -268,7 +274,7 @@ impl Feeder {
                 from @ (FeederState::Armed | FeederState::Disarming) => {
                     self.shared.may_shorten.store(shorten, Ordering::SeqCst);
                     if self.shared.shift(from, FeederState::Triggering) {
-                        self.thread.unpark();
+                        (self.wake)();
                         return true;
                     }
                 }
@@ -281,7 +287,7 @@ impl Feeder {
         let accepted = self
             .shared
             .shift(FeederState::Armed, FeederState::Disarming);
-        self.thread.unpark();
+        (self.wake)();
         accepted
     }
 
@@ -291,7 +297,7 @@ impl Feeder {
         let accepted = self
             .shared
             .shift(FeederState::Armed, FeederState::Releasing);
-        self.thread.unpark();
+        (self.wake)();
         accepted
     }
 
@@ -311,7 +317,7 @@ impl Feeder {
 
     /// Whether the thread has ended, which it does only after a disarm or a release.
     pub fn is_finished(&self) -> bool {
-        self.join.is_finished()
+        self.shared.ended.load(Ordering::SeqCst)
     }
 }
 
@@ -324,69 +330,62 @@ struct Runner {
     schedule: Schedule,
     /// The latest feed was refused.
     refused: bool,
+    starving: bool,
 }
 
 impl Runner {
-    fn run(mut self) {
-        if let Err(errno) = realtime::raise_priority() {
-            tracing::info!(%errno, "the watchdog feeder runs without real-time priority");
+    /// Comes round once: how long to rest then, or `None` when the device is closed.
+    fn turn(&mut self) -> Option<Duration> {
+        let now = self.clock.boottime();
+        self.shared.last_turn.store(nanos(now), Ordering::SeqCst);
+        match self.shared.state() {
+            FeederState::Armed => {}
+            FeederState::Triggering => {
+                self.finish_trigger(now);
+                return Some(Duration::ZERO);
+            }
+            // Holds the device open: a close would ping once more.
+            FeederState::Triggered => return Some(self.schedule.period()),
+            FeederState::Disarming => {
+                let closes = self
+                    .shared
+                    .shift(FeederState::Disarming, FeederState::Closing);
+                if closes {
+                    self.close();
+                    return None;
+                }
+                return Some(Duration::ZERO);
+            }
+            FeederState::Releasing => {
+                drop(self.device.take());
+                self.shared.set(FeederState::Released);
+                (self.notify)(Notice::Released);
+                return None;
+            }
+            FeederState::Closing | FeederState::Disarmed | FeederState::Released => return None,
         }
-        if let Err(errno) = realtime::lock_memory() {
-            tracing::info!(%errno, "the watchdog feeder's memory is not locked");
+        let until = Duration::from_nanos(self.shared.feed_until.load(Ordering::SeqCst));
+        let turn = self.schedule.turn(now, until);
+        let starves = matches!(turn, Turn::Starve);
+        if starves != self.starving {
+            self.starving = starves;
+            (self.notify)(if starves {
+                Notice::Starving
+            } else {
+                Notice::Resumed
+            });
         }
-        let mut starving = false;
-        loop {
-            let now = self.clock.boottime();
-            self.shared.last_turn.store(nanos(now), Ordering::SeqCst);
-            match self.shared.state() {
-                FeederState::Armed => {}
-                FeederState::Triggering => {
-                    self.finish_trigger(now);
-                    continue;
-                }
-                FeederState::Triggered => {
-                    // Holds the device open: a close would ping once more.
-                    std::thread::park_timeout(self.schedule.period());
-                    continue;
-                }
-                FeederState::Disarming => {
-                    if self
-                        .shared
-                        .shift(FeederState::Disarming, FeederState::Closing)
-                    {
-                        self.close();
-                        return;
-                    }
-                    continue;
-                }
-                FeederState::Releasing => {
-                    drop(self.device.take());
-                    self.shared.set(FeederState::Released);
-                    (self.notify)(Notice::Released);
-                    return;
-                }
-                FeederState::Closing | FeederState::Disarmed | FeederState::Released => return,
-            }
-            let until = Duration::from_nanos(self.shared.feed_until.load(Ordering::SeqCst));
-            let turn = self.schedule.turn(now, until);
-            let starves = matches!(turn, Turn::Starve);
-            if starves != starving {
-                starving = starves;
-                (self.notify)(if starves {
-                    Notice::Starving
-                } else {
-                    Notice::Resumed
-                });
-            }
-            if !starves {
-                self.change_timeout();
-            }
-            match turn {
-                Turn::Feed => self.feed(),
-                Turn::Sleep(time) => std::thread::park_timeout(time),
-                Turn::Starve => std::thread::park_timeout(self.schedule.period()),
-            }
+        if !starves {
+            self.change_timeout();
         }
+        Some(match turn {
+            Turn::Feed => {
+                self.feed();
+                Duration::ZERO
+            }
+            Turn::Sleep(time) => time,
+            Turn::Starve => self.schedule.period(),
+        })
     }
 
     fn feed(&mut self) {
@@ -483,7 +482,7 @@ impl Runner {
         });
     }
 
-    fn close(mut self) {
+    fn close(&mut self) {
         let outcome = self
             .device
             .take()

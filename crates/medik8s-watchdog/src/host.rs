@@ -21,6 +21,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, SYSFS_MAGIC};
 use crate::device::{NoWatchdogs, WatchdogHost};
 use crate::linux::LinuxWatchdogs;
 use crate::machine::Machine;
+use crate::threads::{OsThreads, Threads};
 
 /// A link of the reboot chain that takes longer hangs. All that works takes no time.
 const LINK_LIMIT: Duration = Duration::from_secs(1);
@@ -99,6 +100,7 @@ pub struct Host {
     /// Present only for the real root: the abilities that can reset this machine.
     machine: Option<Arc<Machine>>,
     watchdogs: Box<dyn WatchdogHost>,
+    threads: Box<dyn Threads>,
     /// Which links of the reboot chain have not returned yet.
     hanging: [Arc<AtomicBool>; LINKS],
 }
@@ -138,6 +140,7 @@ impl Host {
             root,
             machine,
             watchdogs,
+            threads: Box::new(OsThreads),
             hanging: Default::default(),
         }
     }
@@ -155,6 +158,17 @@ impl Host {
     /// Where watchdogs come from.
     pub fn watchdogs(&self) -> &dyn WatchdogHost {
         self.watchdogs.as_ref()
+    }
+
+    /// The same host with threads from elsewhere.
+    #[must_use]
+    pub fn with_threads(self, threads: Box<dyn Threads>) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// Where threads of their own come from.
+    pub fn threads(&self) -> &dyn Threads {
+        self.threads.as_ref()
     }
 
     /// The folder whose contents live exactly as long as the boot (`/run` is a tmpfs).

@@ -36,9 +36,11 @@ pub mod host;
 mod linux;
 mod machine;
 mod realtime;
+pub mod threads;
 
 pub use clock::{BootClock, SystemBootClock};
 pub use device::{DeviceError, DeviceFile, Info, WatchdogDevice, WatchdogHost};
 pub use discover::{ArmRequest, Armed, NotArmed, arm};
 pub use feeder::{Feeder, FeederState, Notice, Report};
 pub use host::{Host, HostError, RebootAttempt};
+pub use threads::{OsThreads, ThreadNeeds, Threads, Wake, Work};

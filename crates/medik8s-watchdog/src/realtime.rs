@@ -10,8 +10,18 @@ const PRIORITY: libc::c_int = 10;
 /// `MCL_ONFAULT` of linux/mman.h (4.4 and later): lock what is used, do not load what is not.
 const ONFAULT: libc::c_int = 4;
 
+/// Both, for the calling thread.
+pub(crate) fn prepare() {
+    if let Err(errno) = raise_priority() {
+        tracing::info!(%errno, "the watchdog feeder runs without real-time priority");
+    }
+    if let Err(errno) = lock_memory() {
+        tracing::info!(%errno, "the watchdog feeder's memory is not locked");
+    }
+}
+
 /// Gives the calling thread a fixed real-time priority.
-pub(crate) fn raise_priority() -> Result<(), Errno> {
+fn raise_priority() -> Result<(), Errno> {
     // SAFETY: sched_param is plain data for which all zeroes is valid.
     let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
     param.sched_priority = PRIORITY;
@@ -25,7 +35,7 @@ pub(crate) fn raise_priority() -> Result<(), Errno> {
 ///
 /// `MCL_FUTURE` is left out on purpose: without `CAP_IPC_LOCK` it makes later allocations of
 /// the process fail. The feeder maps nothing later.
-pub(crate) fn lock_memory() -> Result<(), Errno> {
+fn lock_memory() -> Result<(), Errno> {
     // SAFETY: mlockall changes no memory contents.
     let answer = unsafe { libc::mlockall(libc::MCL_CURRENT | ONFAULT) };
     Errno::result(answer).map(drop)

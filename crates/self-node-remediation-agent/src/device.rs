@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use medik8s_runtime::clock::Clock;
-use medik8s_watchdog::{ArmRequest, BootClock, Feeder, FeederState, Host, Report, arm};
+use medik8s_watchdog::{
+    ArmRequest, BootClock, Feeder, FeederState, Host, Report, ThreadNeeds, arm,
+};
 use self_node_remediation_core::agent::Evidence;
 use self_node_remediation_core::time::BootInstant;
 
@@ -18,6 +20,13 @@ const LOST_AFTER: Duration = Duration::from_secs(5);
 
 /// How long the agent of the original may hold the device after this one has started beside it.
 const HELD: Duration = Duration::from_mins(1);
+
+/// Where the device is opened: drivers and modprobe may take their time.
+const OPENER: ThreadNeeds = ThreadNeeds {
+    name: "open-watchdog",
+    stack: 2 * 1024 * 1024,
+    realtime: false,
+};
 
 /// While there is no permit, opening waits this long before it looks again.
 const PERMIT_PAUSE: Duration = Duration::from_millis(500);
@@ -113,13 +122,19 @@ impl Device {
     /// permit has ended nothing is opened; it is tried again when there is a new one.
     pub fn open(&self, timeout: Option<Duration>, may_release: bool) -> std::io::Result<()> {
         let device = self.clone();
-        std::thread::Builder::new()
-            .name("open-watchdog".to_owned())
-            .spawn(move || device.open_here(timeout, may_release))
-            .map(drop)
+        let work = move || {
+            let Some(evidence) = device.try_open(timeout, may_release) else {
+                return Some(PERMIT_PAUSE);
+            };
+            device.0.inbox.evidence(evidence);
+            None
+        };
+        let threads = self.0.host.threads();
+        threads.start(OPENER, Box::new(work)).map(drop)
     }
 
-    fn open_here(&self, timeout: Option<Duration>, may_release: bool) {
+    /// `None`: there is no permit.
+    fn try_open(&self, timeout: Option<Duration>, may_release: bool) -> Option<Evidence> {
         let request = ArmRequest {
             earlier: self.0.earlier.get().map(PathBuf::as_path),
             configured: &self.0.path,
@@ -128,17 +143,14 @@ impl Device {
             permitted: &|| self.is_permitted(),
             may_release,
         };
-        let evidence = loop {
-            match arm(&self.0.host, &request) {
-                Ok(armed) => break self.start(armed),
-                Err(refused) if refused.permit_ended => std::thread::sleep(PERMIT_PAUSE),
-                Err(refused) => {
-                    tracing::warn!(reason = %refused, "this node has no usable watchdog");
-                    break Evidence::NoWatchdog;
-                }
+        match arm(&self.0.host, &request) {
+            Ok(armed) => Some(self.start(armed)),
+            Err(refused) if refused.permit_ended => None,
+            Err(refused) => {
+                tracing::warn!(reason = %refused, "this node has no usable watchdog");
+                Some(Evidence::NoWatchdog)
             }
-        };
-        self.0.inbox.evidence(evidence);
+        }
     }
 
     fn start(&self, armed: medik8s_watchdog::Armed) -> Evidence {
@@ -149,6 +161,7 @@ impl Device {
         }
         let inbox = self.0.inbox.clone();
         let started = Feeder::start(
+            self.0.host.threads(),
             armed.device,
             armed.timeout,
             self.feed_until(),

@@ -15,6 +15,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use self_node_remediation_core::ids::NodeName;
+use self_node_remediation_peer::net::Dialer;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket, lookup_host};
 use tokio_rustls::TlsConnector;
@@ -135,6 +136,7 @@ pub struct Diagnostics {
     node: NodeName,
     directory: Directory,
     tls: TlsConnector,
+    dialer: Dialer,
 }
 
 impl std::fmt::Debug for Diagnostics {
@@ -158,7 +160,14 @@ impl Diagnostics {
             node,
             directory,
             tls: TlsConnector::from(Arc::new(unverified()?)),
+            dialer: Dialer::tcp(),
         })
+    }
+
+    /// The kubelet is reached through another network.
+    #[must_use]
+    pub fn through(self, dialer: Dialer) -> Self {
+        Self { dialer, ..self }
     }
 
     /// Finds out whether the endpoint is reachable at all.
@@ -228,7 +237,7 @@ impl Diagnostics {
     }
 
     async fn kubelet_at(&self, address: SocketAddr) -> io::Result<u16> {
-        let tcp = TcpStream::connect(address).await?;
+        let tcp = self.dialer.dial(address).await?;
         let tls = self
             .tls
             .connect(ServerName::IpAddress(address.ip().into()), tcp)

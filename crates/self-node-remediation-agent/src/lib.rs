@@ -50,7 +50,7 @@ use kube::{Api, Client, ResourceExt};
 use medik8s_api::SelfNodeRemediation;
 use medik8s_api::names::EVENT_PREFIX;
 use medik8s_api::names::snr::{AGENT_EVENT_SOURCE, AGENT_SERVICE};
-use medik8s_runtime::cli::{BindAddress, Product};
+use medik8s_runtime::cli::Product;
 use medik8s_runtime::client::{Access, Profile};
 use medik8s_runtime::clock::Clock;
 use medik8s_runtime::informer::Informer;
@@ -67,8 +67,8 @@ use self_node_remediation_core::ids::{BootId, Uid};
 use self_node_remediation_core::order::{Own, Remediation};
 use self_node_remediation_peer::CertificateSet;
 use self_node_remediation_peer::certificates::{CA_FIELD, CERT_FIELD, KEY_FIELD};
+use self_node_remediation_peer::net::{Dialer, Listener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 
 use crate::directory::Directory;
 use crate::inbox::{Input, Sender};
@@ -78,6 +78,8 @@ use crate::store::{Folder, Store};
 /// Watches: longer than the pause between two bookmarks, which is about a minute.
 const WATCH_SILENCE: Duration = Duration::from_secs(90);
 const WATCH_CONNECT: Duration = Duration::from_secs(10);
+/// How often a successor looks whether its predecessor has ended.
+const SUCCESSION: Duration = Duration::from_millis(50);
 /// The loop wakes at least once per check; this much later it counts as dead.
 const LOOP_RESERVE: Duration = Duration::from_mins(1);
 
@@ -98,6 +100,10 @@ pub async fn run(args: Args, env: Env, product: Product, host: Host) -> anyhow::
             read_timeout: WATCH_SILENCE,
         })?,
     };
+    // The peer service comes first: it must be there before the pod reports ready.
+    let listener = service::listen(args.peer_bind_address.as_ref(), settings.peer_port)
+        .await
+        .context("the peer service cannot listen")?;
     let mut process = Process::new(Shutdown::manual());
     let (inbox, receiver) = inbox::channel();
     listen_for_signals(&mut process, &inbox)?;
@@ -106,6 +112,8 @@ pub async fn run(args: Args, env: Env, product: Product, host: Host) -> anyhow::
         settings,
         certificates,
         links,
+        listener: Box::new(listener),
+        dialer: Dialer::tcp(),
         metrics,
         clock: Clock::system(),
         product,
@@ -130,7 +138,6 @@ impl std::fmt::Debug for Links {
 }
 
 /// What an agent is made of.
-#[derive(Debug)]
 pub struct Setup {
     /// Flags.
     pub args: Args,
@@ -140,6 +147,10 @@ pub struct Setup {
     pub certificates: CertificateSet,
     /// The way to the API server.
     pub links: Links,
+    /// Where peers ask.
+    pub listener: Box<dyn Listener>,
+    /// The way to peers.
+    pub dialer: Dialer,
     /// Series.
     pub metrics: Metrics,
     /// Time.
@@ -163,6 +174,8 @@ pub async fn guard(
         settings,
         certificates,
         links,
+        listener,
+        dialer,
         metrics,
         clock,
         product,
@@ -211,17 +224,14 @@ pub async fn guard(
         settings.endpoint.as_deref(),
         settings.node.clone(),
         directory.clone(),
-    )?;
+    )?
+    .through(dialer.clone());
     let peers = self_node_remediation_peer::Client::new(
         &identity,
         settings.timing.peer_dial_timeout(),
         settings.timing.peer_request_timeout(),
     )?
-    // Who is told to serve at one address calls from there too: peers know this agent by its address.
-    .calling_from(match args.peer_bind_address {
-        Some(BindAddress::Address(address)) => Some(address.ip()),
-        Some(BindAddress::Any(_) | BindAddress::Name(..) | BindAddress::Disabled) | None => None,
-    });
+    .through(dialer);
     let asker = ask::Asker {
         client: peers,
         node: settings.node.clone(),
@@ -231,11 +241,7 @@ pub async fn guard(
         inbox: inbox.clone(),
     };
 
-    // The peer service comes first: it must be there before the pod reports ready.
     let standing_by = Arc::new(AtomicBool::new(true));
-    let listener = service::listen(args.peer_bind_address.as_ref(), settings.peer_port)
-        .await
-        .context("the peer service cannot listen")?;
     process.service("peer service", {
         let (standing_by, inbox) = (Arc::clone(&standing_by), inbox.clone());
         |stop| service::serve(listener, identity, api_timeout, standing_by, inbox, stop)
@@ -495,23 +501,15 @@ async fn stand_by(folder: Folder, inbox: &mut inbox::Receiver) -> anyhow::Result
         return Ok(Some(store));
     }
     tracing::info!("another agent owns this node; standing by");
-    let (sender, mut owned) = oneshot::channel();
-    // Its own thread: the wait cannot be ended but by the lock or the end of the process.
-    std::thread::Builder::new()
-        .name("stand-by".to_owned())
-        .spawn(move || {
-            if sender.send(folder.own()).is_err() {
-                tracing::debug!("nobody waits for the lock any more");
-            }
-        })?;
+    let mut successor = folder.stand_by();
+    let mut look = tokio::time::interval(SUCCESSION);
     loop {
         tokio::select! {
             biased;
-            owned = &mut owned => {
-                let store = owned.context("the thread that waits for the lock ended")??;
+            _ = look.tick() => if let Some(store) = successor.try_own()? {
                 tracing::info!("the predecessor has ended; taking over");
                 return Ok(Some(store));
-            }
+            },
             input = inbox.recv() => match input {
                 Some(Input::Signal) | None => return Ok(None),
                 // What is learnt now is learnt again by the first list.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use medik8s_runtime::cli::BindAddress;
 use medik8s_runtime::shutdown::Shutdown;
+use self_node_remediation_peer::net::Listener;
 use self_node_remediation_peer::server::{self, Settings, TakeWords};
 use self_node_remediation_peer::{HealthRequest, HealthResponse, Identity, Status};
 use tokio::net::TcpListener;
@@ -36,7 +37,7 @@ pub async fn listen(address: Option<&BindAddress>, port: u16) -> io::Result<TcpL
 
 /// Serves until `stop`. As long as `standing_by` is set every answer is UNAVAILABLE.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Listener,
     identity: Identity,
     api_timeout: Duration,
     standing_by: Arc<AtomicBool>,

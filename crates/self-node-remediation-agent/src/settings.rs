@@ -46,7 +46,7 @@ pub struct Args {
           default_missing_value = "true", value_parser = go_bool, action = ArgAction::Set)]
     pub enable_http2: bool,
 
-    /// Address of the peer service, and where calls to peers come from [default: HOST_PORT on all addresses]
+    /// Address of the peer service [default: HOST_PORT on all addresses]
     #[arg(long, value_name = "ADDRESS")]
     pub peer_bind_address: Option<BindAddress>,
 

@@ -67,19 +67,12 @@ impl Folder {
             .map(|owner| self.store(owner)))
     }
 
-    /// Waits until this process is the owner. Blocks its thread; meanwhile the owner sees that a
-    /// successor stands by.
-    pub fn own(&self) -> Result<Store, StoreError> {
-        let standby = self.lock(STANDBY, FlockArg::LockExclusive)?;
-        let owner = self.lock(OWNER, FlockArg::LockExclusive)?;
-        drop(standby);
-        owner
-            .map(|owner| self.store(owner))
-            .ok_or_else(|| StoreError {
-                operation: "lock",
-                path: self.0.join(OWNER),
-                source: io::ErrorKind::WouldBlock.into(),
-            })
+    /// Stands by for the ownership.
+    pub fn stand_by(self) -> Successor {
+        Successor {
+            folder: self,
+            standby: None,
+        }
     }
 
     fn store(&self, owner: Flock<File>) -> Store {
@@ -127,6 +120,32 @@ pub struct Store {
     folder: Folder,
     #[expect(dead_code, reason = "held for the lock, which ends with it")]
     owner: Flock<File>,
+}
+
+/// Stands by for the ownership: the owner sees it.
+#[derive(Debug)]
+pub struct Successor {
+    folder: Folder,
+    /// There is one successor at a time.
+    standby: Option<Flock<File>>,
+}
+
+impl Successor {
+    /// Becomes the owner if there is none any more. Never waits.
+    pub fn try_own(&mut self) -> Result<Option<Store>, StoreError> {
+        if self.standby.is_none() {
+            let how = FlockArg::LockExclusiveNonblock;
+            self.standby = self.folder.lock(STANDBY, how)?;
+        }
+        if self.standby.is_none() {
+            return Ok(None);
+        }
+        let owned = self.folder.try_own()?;
+        if owned.is_some() {
+            self.standby = None;
+        }
+        Ok(owned)
+    }
 }
 
 /// A record with the boot it is of.

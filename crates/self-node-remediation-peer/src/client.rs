@@ -1,7 +1,7 @@
 //! Asking one peer.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,7 +11,6 @@ use http::uri::PathAndQuery;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic::body::Body;
 
@@ -20,6 +19,7 @@ use crate::message::{
     HealthRequest, HealthResponse, IS_HEALTHY_PATH, MAX_MESSAGE, RELAY_PATH, RelayRequest,
     RelayResponse,
 };
+use crate::net::Dialer;
 use crate::tls::{ALPN, Identity, TlsError, server_name};
 
 /// The authority Go clients send; servers do not look at it.
@@ -58,9 +58,9 @@ pub enum AskError {
 #[derive(Clone)]
 pub struct Client {
     tls: TlsConnector,
+    dialer: Dialer,
     dial: Duration,
     request: Duration,
-    from: Option<IpAddr>,
 }
 
 impl std::fmt::Debug for Client {
@@ -68,7 +68,6 @@ impl std::fmt::Debug for Client {
         f.debug_struct("Client")
             .field("dial", &self.dial)
             .field("request", &self.request)
-            .field("from", &self.from)
             .finish_non_exhaustive()
     }
 }
@@ -77,20 +76,18 @@ impl Client {
     /// `dial` limits TCP, TLS and HTTP/2 together, `request` the call after them; it is also
     /// sent to the peer as `grpc-timeout`.
     pub fn new(identity: &Identity, dial: Duration, request: Duration) -> Result<Self, TlsError> {
-        let tls = TlsConnector::from(identity.client_config()?);
         Ok(Self {
-            tls,
+            tls: TlsConnector::from(identity.client_config()?),
+            dialer: Dialer::tcp(),
             dial,
             request,
-            from: None,
         })
     }
 
-    /// Calls from this address of the host instead of the one that the routes choose.
+    /// The same through another network.
     #[must_use]
-    pub const fn calling_from(mut self, address: Option<IpAddr>) -> Self {
-        self.from = address;
-        self
+    pub fn through(self, dialer: Dialer) -> Self {
+        Self { dialer, ..self }
     }
 
     /// Asks the peer at `address`.
@@ -139,25 +136,11 @@ impl Client {
             .map_err(|status| AskError::Refused(Box::new(status)))
     }
 
-    async fn reach(&self, address: SocketAddr) -> std::io::Result<TcpStream> {
-        let Some(from) = self.from else {
-            return TcpStream::connect(address).await;
-        };
-        let socket = if from.is_ipv6() {
-            TcpSocket::new_v6()?
-        } else {
-            TcpSocket::new_v4()?
-        };
-        socket.bind(SocketAddr::new(from, 0))?;
-        socket.connect(address).await
-    }
-
     async fn connect(
         &self,
         address: SocketAddr,
     ) -> Result<(SendRequest<Body>, DriverGuard), AskError> {
-        let tcp = self.reach(address).await.map_err(AskError::Connect)?;
-        tcp.set_nodelay(true).map_err(AskError::Connect)?;
+        let tcp = self.dialer.dial(address).await.map_err(AskError::Connect)?;
         let tls = self
             .tls
             .connect(server_name(), tcp)

@@ -24,6 +24,7 @@ pub mod certificates;
 pub mod client;
 mod codec;
 pub mod message;
+pub mod net;
 pub mod server;
 pub mod tls;
 

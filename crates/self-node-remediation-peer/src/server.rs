@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::sockopt::Ipv6V6Only;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -29,6 +29,7 @@ use crate::message::{
     HealthRequest, HealthResponse, IS_HEALTHY_PATH, MAX_MESSAGE, RELAY_PATH, RelayRequest,
     RelayResponse,
 };
+use crate::net::{Connection, Listener};
 use crate::tls::{ALPN, Identity, TlsError};
 
 const BACKLOG: u32 = 1024;
@@ -95,7 +96,7 @@ pub type TakeWords = Arc<dyn Fn(RelayRequest, IpAddr) + Send + Sync>;
 
 /// Answers questions until `stop` resolves. `answer` is called once per question. Last words of others are not taken.
 pub async fn serve<F, A>(
-    listener: TcpListener,
+    listener: impl Listener,
     identity: &Identity,
     settings: Settings,
     answer: F,
@@ -110,7 +111,7 @@ where
 
 /// [`serve`], and takes in last words for `relay`.
 pub async fn serve_and_relay<F, A>(
-    listener: TcpListener,
+    listener: impl Listener,
     identity: &Identity,
     settings: Settings,
     answer: F,
@@ -179,7 +180,7 @@ enum ConnectionError {
 }
 
 async fn connection<F, A>(
-    tcp: TcpStream,
+    tcp: Connection,
     tls: TlsAcceptor,
     settings: Settings,
     service: IsHealthy<F>,
@@ -188,7 +189,6 @@ where
     F: Fn(HealthRequest) -> A + Clone + Send + Sync + 'static,
     A: Future<Output = Result<HealthResponse, tonic::Status>> + Send + 'static,
 {
-    tcp.set_nodelay(true).map_err(ConnectionError::Handshake)?;
     let stream = tokio::time::timeout(settings.handshake, tls.accept(tcp))
         .await
         .map_err(|_elapsed| ConnectionError::HandshakeTimeout)?

@@ -27,6 +27,7 @@ use medik8s_runtime::{
 };
 
 use self_node_remediation_core::order::{Match, Remediation};
+use self_node_remediation_peer::net::Dialer;
 
 mod acknowledge;
 mod effects;
@@ -61,6 +62,8 @@ pub struct Remediator {
     pub writer: Writer,
     /// Tells the user.
     pub recorder: Recorder,
+    /// The way to the agents.
+    pub dialer: Dialer,
     /// Time.
     pub clock: Clock,
     /// The operator's namespace.

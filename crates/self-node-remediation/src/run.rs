@@ -20,6 +20,8 @@ use medik8s_runtime::{
     webhook,
 };
 
+use self_node_remediation_peer::net::Dialer;
+
 use crate::{
     install::{effects::Install, policy, templates},
     rbac,
@@ -169,6 +171,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         client: client.clone(),
         writer: operator.writer.clone(),
         recorder: operator.recorder.prefixed(REMEDIATION_PREFIX),
+        dialer: Dialer::tcp(),
         clock: operator.clock.clone(),
         namespace: namespace.clone(),
         capability: operator.capability.clone(),
@@ -199,6 +202,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         configs: configs.cache(),
         nodes: nodes.cache(),
         recorder: operator.recorder.prefixed(REMEDIATION_PREFIX),
+        dialer: Dialer::tcp(),
         clock: operator.clock.clone(),
     };
     operator.lead("reach", move |stop| reach.run(stop));

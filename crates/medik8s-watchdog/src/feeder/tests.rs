@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use super::schedule::{Schedule, Turn};
 use super::*;
 use crate::device::{Info, OPTION_MAGIC_CLOSE, OPTION_SET_TIMEOUT};
+use crate::threads::OsThreads;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -176,6 +177,7 @@ impl Bench {
         let (sender, notices) = mpsc::channel();
         let notify = Box::new(move |notice| sender.send(notice).unwrap_or_default());
         let feeder = Feeder::start(
+            &OsThreads,
             Box::new(device),
             Duration::from_mins(1),
             Duration::from_secs(feed_until),
@@ -208,7 +210,7 @@ impl Bench {
                 "never: {what}: {:?}",
                 self.feeder
             );
-            self.feeder.thread.unpark();
+            (self.feeder.wake)();
             std::thread::sleep(Duration::from_millis(1));
         }
     }
@@ -216,14 +218,14 @@ impl Bench {
     /// Lets the thread come round several times.
     fn settle(&self) {
         for _ in 0..20 {
-            self.feeder.thread.unpark();
+            (self.feeder.wake)();
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
     /// The next notice, after a wake-up: the clock moved but real time did not.
     fn notice_after_poke(&self) -> Notice {
-        self.feeder.thread.unpark();
+        (self.feeder.wake)();
         self.notice()
     }
 

@@ -1,6 +1,3 @@
-use std::sync::mpsc;
-use std::time::Duration;
-
 use super::*;
 
 fn boot(id: &str) -> BootId {
@@ -58,16 +55,14 @@ fn one_process_owns_the_state_and_sees_its_successor() {
     assert!(folder.try_own().unwrap().is_none());
     assert!(!store.is_awaited().unwrap());
 
-    let (sender, receiver) = mpsc::channel();
-    let successor = folder.clone();
-    let waiting = std::thread::spawn(move || sender.send(successor.own().unwrap()).unwrap());
-    while !store.is_awaited().unwrap() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(receiver.try_recv().is_err());
+    let mut successor = folder.clone().stand_by();
+    assert!(successor.try_own().unwrap().is_none());
+    assert!(store.is_awaited().unwrap());
+    let mut third = folder.clone().stand_by();
+    assert!(third.try_own().unwrap().is_none());
     drop(store);
-    let next = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
-    waiting.join().unwrap();
+    assert!(third.try_own().unwrap().is_none(), "the first who stood by");
+    let next = successor.try_own().unwrap().unwrap();
     assert!(!next.is_awaited().unwrap());
     assert!(folder.try_own().unwrap().is_none());
 }

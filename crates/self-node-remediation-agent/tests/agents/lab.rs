@@ -2,7 +2,7 @@
 //! devices and an API server in memory.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -27,8 +27,9 @@ use self_node_remediation_agent::inbox::{self, Input, Sender};
 use self_node_remediation_agent::settings::Settings;
 use self_node_remediation_agent::{Links, Setup, guard};
 use self_node_remediation_core::announcement::Announcement;
+use self_node_remediation_peer::net::Dialer;
 use self_node_remediation_peer::{
-    AskError, CertificateSet, Client, HealthRequest, HealthResponse, RelayRequest,
+    AskError, CertificateSet, Client, HealthRequest, HealthResponse, RelayRequest, server,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -318,36 +319,48 @@ impl Lab {
         environment.insert("HOST_PORT", &port);
         environment.extend(change.iter().copied());
         let machine = &self.nodes[node];
-        let peers = format!("--peer-bind-address={address}:{}", self.port);
         let flags = [
             "manager",
             "--is-manager=false",
             "--metrics-bind-address=0",
             "--health-probe-bind-address=0",
-            &peers,
         ];
         let args = cli::parse(&PRODUCT, flags, |command| command).unwrap();
         let settings = Settings::read(&args, &Env::from_pairs(environment)).unwrap();
         let dogs = Box::new(Dogs(Arc::clone(&machine.dog)));
         let root = self.roots.path().join(node);
         let client = self.api.client_as(node);
-        let setup = Setup {
+        let certificates = self.certificates.clone();
+        let clock = self.clock.clone();
+        let at = SocketAddr::new(address, self.port);
+        let setup = move |listener| Setup {
             args,
             settings,
-            certificates: self.certificates.clone(),
+            certificates,
+            listener,
+            // Peers know an agent by its address.
+            dialer: Dialer::tcp_from(address),
             links: Links {
                 checks: client.clone(),
                 watches: client,
             },
             metrics: Metrics::new().unwrap(),
-            clock: self.clock.clone(),
+            clock,
             product: PRODUCT,
             host: Arc::new(Host::with_watchdogs(root, dogs)),
         };
         let (sender, receiver) = inbox::channel();
         let inbox = sender.clone();
         let task = tokio::spawn(async move {
-            guard(setup, Process::new(Shutdown::manual()), sender, receiver).await
+            // Here, because a predecessor that was killed is gone only now.
+            let listener = Box::new(server::listen(at)?);
+            guard(
+                setup(listener),
+                Process::new(Shutdown::manual()),
+                sender,
+                receiver,
+            )
+            .await
         });
         Agent { inbox, task }
     }

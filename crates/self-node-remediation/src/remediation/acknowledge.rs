@@ -17,6 +17,7 @@ use self_node_remediation_core::ids::NodeName;
 use self_node_remediation_core::order::Remediation;
 use self_node_remediation_core::release::Quorum;
 use self_node_remediation_core::table;
+use self_node_remediation_peer::net::Dialer;
 use self_node_remediation_peer::{Client, HealthRequest, Identity, Status};
 
 use super::{RemediationError, Remediator};
@@ -41,6 +42,7 @@ impl Agents {
     /// Reads certificates and addresses.
     pub(super) async fn find(
         client: &ApiClient,
+        dialer: &Dialer,
         namespace: &str,
         config: &SelfNodeRemediationConfigSpec,
     ) -> Result<Self, RemediationError> {
@@ -64,7 +66,8 @@ impl Agents {
             timing.peer_dial_timeout(),
             timing.peer_request_timeout(),
         )
-        .map_err(|error| unusable(&error))?;
+        .map_err(|error| unusable(&error))?
+        .through(dialer.clone());
         let port = peer_port(config)
             .ok()
             .and_then(|port| u16::try_from(port).ok())
@@ -133,7 +136,7 @@ impl Remediator {
         mut quorum: Quorum,
         chance: u64,
     ) -> Result<BTreeSet<NodeName>, RemediationError> {
-        let agents = Agents::find(&self.client, &self.namespace, config).await?;
+        let agents = Agents::find(&self.client, &self.dialer, &self.namespace, config).await?;
         let open: BTreeSet<NodeName> = quorum
             .workers
             .open()

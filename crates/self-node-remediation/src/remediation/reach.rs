@@ -18,6 +18,7 @@ use medik8s_runtime::{
 use self_node_remediation_core::budget;
 use self_node_remediation_core::table;
 use self_node_remediation_peer::HealthRequest;
+use self_node_remediation_peer::net::Dialer;
 
 use super::acknowledge::Agents;
 use super::topology::{self, Member};
@@ -46,6 +47,8 @@ pub struct Reach {
     pub nodes: Cache<NodeMetadata>,
     /// Tells the user.
     pub recorder: Recorder,
+    /// The way to the agents.
+    pub dialer: Dialer,
     /// Time.
     pub clock: Clock,
 }
@@ -132,7 +135,8 @@ impl Reach {
         &self,
         config: &SelfNodeRemediationConfig,
     ) -> Result<Option<usize>, RemediationError> {
-        let agents = Agents::find(&self.client, &self.namespace, &config.spec).await?;
+        let agents =
+            Agents::find(&self.client, &self.dialer, &self.namespace, &config.spec).await?;
         let chance = u64::from(self.clock.now().subsec_nanosecond().unsigned_abs());
         let chosen: Vec<_> = table::shuffled(agents.nodes(), chance)
             .into_iter()

@@ -32,6 +32,7 @@ use self_node_remediation::remediation::{
     Memory, NodeMetadata, RemediationMetrics, Remediator, keep_roles,
 };
 use self_node_remediation_core::order::Remediation;
+use self_node_remediation_peer::net::Dialer;
 use self_node_remediation_peer::server::{self, Settings as ServerSettings};
 use self_node_remediation_peer::{CertificateSet, HealthRequest, HealthResponse, Status as Said};
 use serde_json::json;
@@ -324,6 +325,7 @@ impl Lab {
             client,
             writer: writer.gated(Leadership::always(self.clock.clone())),
             recorder: recorder.prefixed("[remediation] "),
+            dialer: Dialer::tcp(),
             clock: self.clock.clone(),
             namespace: NAMESPACE.to_owned(),
             capability: Capability::fixed(Capabilities {
