@@ -129,6 +129,7 @@ test: ## everything a change has to pass: units, properties, generated trees, th
 	@$(PART) --begin
 	@$(PART) "build" $(MAKE) --no-print-directory build
 	@$(PART) "unit, property and effects tests" cargo $(RUN_TESTS) --workspace --locked -j$(JOBS) --exclude medik8s-harness
+	@$(PART) "simulation of whole clusters, two minutes" cargo run --quiet --locked -j$(JOBS) -p self-node-remediation-simulation -- --seeds 1000000 --for 120
 	@$(PART) "documentation tests" cargo test --quiet --doc --workspace --locked -j$(JOBS)
 	@$(PART) "generated trees" cargo xtask generate --check
 	@$(PART) "control plane tools" $(MAKE) --no-print-directory cluster-tools
@@ -171,6 +172,12 @@ bench-snr: bench-programs cluster-tools ## figures of self node remediation (abo
 test-model: ## the fencing rules, searched through: states, depth and time; each broken rule must be found (MOST=states)
 	@.ci/need rust cc
 	cargo run --quiet --locked -j$(JOBS) -p self-node-remediation-model -- full --write docs/fencing.md $(if $(MOST),--most $(MOST))
+
+SEEDS ?= 300
+.PHONY: test-sim
+test-sim: ## whole clusters on virtual time: SEEDS=300, or 7,12 or 100-199; SEED=7 tells the story of one
+	@.ci/need rust cc
+	cargo run --quiet --locked -j$(JOBS) -p self-node-remediation-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 .PHONY: traces
 traces: ## write the story of each broken fencing rule into docs/fencing.md

@@ -21,7 +21,7 @@
 //! * Linux pings an active device when it is closed without the magic character, and on
 //!   `WDIOC_SETTIMEOUT` (drivers/watchdog/watchdog_dev.c). The reset therefore comes up to one
 //!   full timeout after the process that held the device has died, whenever its last feed was.
-//! * This is the only crate of the workspace with `unsafe` code.
+//! * No other crate that is part of a product has `unsafe` code.
 #![expect(
     unsafe_code,
     reason = "watchdog ioctls, sched_setscheduler, mlockall and the child that enters the host's \
