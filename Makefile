@@ -214,6 +214,22 @@ test-vm: build cluster-tools ## real watchdogs in QEMU guests that run the relea
 	$(MAKE) --no-print-directory release PROGRAMS=medik8s-guest
 	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test vm $(if $(VM),-- $(VM))
 
+# Static builds as images need them, with the harness' watchdog in the agent, in a target folder of their own.
+.PHONY: nodes-programs
+nodes-programs:
+	@.ci/need rust cc
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -j$(JOBS) --target $(TARGET) \
+	  --target-dir target/nodes -p node-healthcheck-operator -p self-node-remediation
+	RUSTFLAGS='-C target-feature=+crt-static' cargo rustc --locked -j$(JOBS) --target $(TARGET) \
+	  --target-dir target/nodes -p self-node-remediation-agent --bin self-node-remediation-agent -- --cfg medik8s_test_watchdog
+
+# Without root or the packages the suite says that it was skipped; containerd is built with Go at the first run.
+.PHONY: test-nodes
+test-nodes: nodes-programs cluster-tools ## partitions of real kubelets and containers, our images and manifests (ONLY="words")
+	@.ci/need go ip
+	-@.ci/need runc buildah
+	cargo test --quiet --locked -j$(JOBS) -p medik8s-harness --test real_nodes -- $(ONLY)
+
 .PHONY: bench-nmo
 bench-nmo: cluster-tools ## node maintenance beside kubectl drain: time, requests, CPU, memory
 	@$(MAKE) --no-print-directory release PROGRAMS=node-maintenance-operator

@@ -32,7 +32,10 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::network;
+use crate::{
+    network,
+    real_node::init::{self, Machine},
+};
 
 /// First argument of the second life.
 pub(crate) const MARK: &str = "__child";
@@ -75,6 +78,10 @@ pub(crate) enum Role {
         announce: PathBuf,
         socket: PathBuf,
     },
+    /// Holds the namespaces of a real node; its end is the node's.
+    Node(Machine),
+    /// The first process of a real node.
+    Init(Machine),
 }
 
 /// Runs the second life if this process is one; the caller returns the code from `main`.
@@ -135,6 +142,8 @@ fn run(spec: Spec) -> anyhow::Result<()> {
             announce,
             socket,
         } => crate::relay::serve_outside(&listen, &announce, &socket),
+        Role::Node(machine) => init::hold(machine),
+        Role::Init(machine) => init::run(&machine),
     }
 }
 

@@ -188,6 +188,26 @@ impl Cluster {
         &self.fabric
     }
 
+    /// Its network, for machines that live as long as it.
+    pub(crate) fn shared_fabric(&self) -> Arc<Fabric> {
+        Arc::clone(&self.fabric)
+    }
+
+    /// The kubeconfig of the kubelets.
+    pub(crate) fn kubelet_config(&self) -> anyhow::Result<PathBuf> {
+        self.plane.kubeconfig_file("kubelet")
+    }
+
+    /// Kills the API server (`kill -9`).
+    pub async fn kill_api_server(&self) {
+        self.plane.kill_api_server().await;
+    }
+
+    /// Starts the API server again; returns when it is ready.
+    pub async fn start_api_server(&mut self) -> anyhow::Result<()> {
+        self.plane.start_api_server().await
+    }
+
     /// Runs kubectl as the administrator.
     pub async fn kubectl<S: AsRef<str>>(&self, args: &[S]) -> anyhow::Result<String> {
         let words: Vec<&str> = args.iter().map(AsRef::as_ref).collect();

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -35,6 +35,11 @@ const USERS: [(&str, &str); 5] = [
 /// A name of the API server that only a name server knows.
 pub const DNS_NAME: &str = "api.demo.test";
 
+const API_SERVER: &str = "kube-apiserver";
+
+/// The Service of the API server: the first address of the range.
+pub(crate) const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 255, 0, 1);
+
 /// A silent node is `Ready=Unknown` after this long, plus up to [`NODE_MONITOR_PERIOD`].
 pub const NODE_MONITOR_GRACE: Duration = Duration::from_secs(20);
 /// How often the node controller looks.
@@ -48,7 +53,7 @@ pub(crate) struct ControlPlane {
     ca_pem: String,
     /// Of the built-in users, by name. Random: `make cluster` opens a door to the server on the machine.
     tokens: BTreeMap<&'static str, String>,
-    processes: Vec<Process>,
+    processes: Vec<(Launch, Process)>,
 }
 
 impl ControlPlane {
@@ -70,7 +75,11 @@ impl ControlPlane {
         let address = fabric.api();
         let pki = Pki::write(
             &folder.join("pki"),
-            &[IpAddr::from(address), IpAddr::from([127, 0, 0, 1])],
+            &[
+                IpAddr::from(address),
+                IpAddr::from([127, 0, 0, 1]),
+                IpAddr::from(API_SERVICE),
+            ],
             &[
                 "localhost",
                 "kubernetes",
@@ -113,7 +122,7 @@ impl ControlPlane {
         plane
             .run(
                 tools,
-                "kube-apiserver",
+                API_SERVER,
                 &[
                     format!("--etcd-servers={etcd}"),
                     format!("--bind-address={address}"),
@@ -269,9 +278,28 @@ impl ControlPlane {
 
     /// Ends all processes, the API server before its store.
     pub(crate) async fn stop(&self) {
-        for process in self.processes.iter().rev() {
+        for (_, process) in self.processes.iter().rev() {
             process.kill().await;
         }
+    }
+
+    /// Kills the API server.
+    pub(crate) async fn kill_api_server(&self) {
+        for (launch, process) in &self.processes {
+            if launch.name == API_SERVER {
+                process.kill().await;
+            }
+        }
+    }
+
+    /// Starts the API server again; returns when it is ready.
+    pub(crate) async fn start_api_server(&mut self) -> anyhow::Result<()> {
+        for (launch, process) in &mut self.processes {
+            if launch.name == API_SERVER && !process.is_running() {
+                *process = Process::start(launch.clone()).await?;
+            }
+        }
+        self.wait_until_ready().await
     }
 
     async fn run(&mut self, tools: &Tools, name: &str, args: &[String]) -> anyhow::Result<()> {
@@ -279,7 +307,8 @@ impl ControlPlane {
         let launch = Launch::new(name, tools.cluster(), log)
             .args([name])
             .args(args);
-        self.processes.push(Process::start(launch).await?);
+        let process = Process::start(launch.clone()).await?;
+        self.processes.push((launch, process));
         Ok(())
     }
 
@@ -291,10 +320,14 @@ impl ControlPlane {
             if client.request_text(request).await.is_ok() {
                 return Ok(());
             }
-            if let Some(dead) = self.processes.iter().find(|process| !process.is_running()) {
+            if let Some((dead, _)) = self
+                .processes
+                .iter()
+                .find(|(_, process)| !process.is_running())
+            {
                 bail!(
                     "{} ended; see {}",
-                    dead.name(),
+                    dead.name,
                     self.folder.join("logs").display()
                 );
             }

@@ -42,6 +42,36 @@ pub const PROMTOOL: Module = Module {
     tags: "",
 };
 
+/// containerd with what it starts, and the program that runs in the pods of real nodes.
+pub const CONTAINERD: Module = Module {
+    folder: "containerd",
+    programs: &[
+        (
+            "github.com/containerd/containerd/v2/cmd/containerd",
+            "containerd",
+        ),
+        (
+            "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+            "containerd-shim-runc-v2",
+        ),
+        ("github.com/containerd/containerd/v2/cmd/ctr", "ctr"),
+        (
+            "github.com/containernetworking/plugins/plugins/main/bridge",
+            "bridge",
+        ),
+        (
+            "github.com/containernetworking/plugins/plugins/main/loopback",
+            "loopback",
+        ),
+        (
+            "github.com/containernetworking/plugins/plugins/ipam/host-local",
+            "host-local",
+        ),
+        (".", "workload"),
+    ],
+    tags: "no_btrfs no_devmapper no_zfs",
+};
+
 /// OLM's two operators, the catalog server and the bundle validators.
 pub const OLM: Module = Module {
     folder: "olm",

@@ -42,6 +42,7 @@ pub mod machine;
 pub mod manifests;
 pub mod network;
 pub mod process;
+pub mod real_node;
 pub mod relay;
 pub mod scratch;
 pub mod standing;

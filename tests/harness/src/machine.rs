@@ -510,7 +510,7 @@ fn replace(file: &Path, content: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn new_uuid() -> String {
+pub(crate) fn new_uuid() -> String {
     let bits: u128 = rand::random();
     // Version 4, variant 1, as the kernel's boot_id is.
     let bits = bits & !(0xf << 76) | (0x4 << 76);

@@ -108,6 +108,8 @@ pub enum Cut {
     Everything,
     /// Only the API server is out of reach; the peers answer.
     Api,
+    /// Only the other nodes and their pods are out of reach; the API server answers.
+    Peers,
 }
 
 impl Fabric {
@@ -178,7 +180,8 @@ impl Fabric {
         format!("10.{}.128.1/17", self.cluster)
     }
 
-    fn node_range(&self, node: u8) -> String {
+    /// Range of the node and of its pods that are real processes or containers.
+    pub(crate) fn node_range(&self, node: u8) -> String {
         format!("10.{}.{}.0/24", self.cluster, node.saturating_add(16))
     }
 
@@ -215,6 +218,13 @@ impl Fabric {
         .await
     }
 
+    /// Routes the pods of a node to the node, which has a namespace of its own.
+    pub(crate) async fn route_pods(&self, node: u8) -> anyhow::Result<()> {
+        let (range, node) = (self.node_range(node), self.node(node));
+        self.batch(&format!("route replace {range} via {node}\n"))
+            .await
+    }
+
     /// Cuts a node off.
     pub async fn cut(&self, node: u8, cut: Cut) -> anyhow::Result<()> {
         self.change_rules("add", node, cut).await
@@ -238,6 +248,13 @@ impl Fabric {
                 "rule {verb} pref {PREF_CUT} from {range} to {api} lookup {NOWHERE}\n\
                  rule {verb} pref {PREF_CUT} from {api} to {range} lookup {NOWHERE}\n"
             ),
+            Cut::Peers => {
+                let nodes = format!("10.{}.16.0/20", self.cluster);
+                format!(
+                    "rule {verb} pref {PREF_CUT} from {range} to {nodes} lookup {NOWHERE}\n\
+                     rule {verb} pref {PREF_CUT} from {nodes} to {range} lookup {NOWHERE}\n"
+                )
+            }
         };
         self.batch(&rules).await
     }

@@ -30,6 +30,7 @@ use tokio::{
 use crate::{
     child::{MARK, PodNetwork, Role, Spec},
     network::Fabric,
+    real_node::init::Machine,
 };
 
 /// What to start.
@@ -139,6 +140,25 @@ impl Process {
             None,
         )
         .await
+    }
+
+    /// Starts the holder of a real node's namespaces: see [`crate::real_node`].
+    pub(crate) async fn start_node(
+        machine: Machine,
+        log: &Path,
+        fabric: &Fabric,
+        network: PodNetwork,
+    ) -> anyhow::Result<Self> {
+        let path = std::env::var("PATH").map(|path| ("PATH".to_owned(), path));
+        let name = machine.name.clone();
+        let spec = Spec {
+            parent: Pid::this().as_raw(),
+            network: Some(network),
+            root: None,
+            role: Role::Node(machine),
+        };
+        let env = path.into_iter().collect();
+        Self::start_child(name, log, env, &spec, Some((fabric, network))).await
     }
 
     async fn start_program(

@@ -1,0 +1,431 @@
+//! The cluster of this suite, its installation, and what is looked at all the time.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Node, Pod},
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ListParams, Patch, PatchParams},
+};
+use medik8s_api::{
+    SelfNodeRemediation, SelfNodeRemediationConfig,
+    names::{kubernetes, snr},
+};
+use medik8s_harness::{
+    Cluster, NODE_MONITOR_GRACE, NODE_MONITOR_PERIOD, Options, audit, cluster,
+    machine::NodeSpec,
+    manifests,
+    real_node::{Fleet, RealNode, images},
+    story::Narrator,
+    tools, wait,
+    writers::{self, Life},
+};
+use self_node_remediation_core::{announcement::Announcement, budget};
+use serde_json::json;
+
+const CONFIG: &str = include_str!("config.yaml");
+const HEALTH_CHECK: &str = include_str!("health-check.yaml");
+const LEDGER: &str = include_str!("ledger.yaml");
+const CHECK: &str = include_str!("check.yaml");
+
+/// The managers go to control-plane nodes; one replica of each operator per node.
+const CONTROL_PLANE: u8 = 2;
+const WORKERS: u8 = 4;
+const OPERATORS: [&str; 2] = ["self-node-remediation", "node-healthcheck-operator"];
+/// How long a worker is not Ready before its remediation, as `health-check.yaml` says.
+const UNHEALTHY_FOR: Duration = Duration::from_secs(10);
+/// Members of a peer table must be this old before its node's quorum counts them.
+const MEMBER_AGE: Duration = Duration::from_mins(1);
+/// For everything that takes a fraction of a second on a machine that has nothing else to do.
+pub(crate) const SLACK: Duration = Duration::from_mins(1);
+
+/// The cluster.
+pub(crate) struct Lab {
+    pub(crate) cluster: Cluster,
+    pub(crate) narrator: Narrator,
+    nodes: Vec<Arc<RealNode>>,
+    /// Resets that were right, by node.
+    resets: RefCell<BTreeMap<String, usize>>,
+    /// How long an agent goes on without proof.
+    pub(crate) span: Duration,
+    /// Timeout of the watchdogs.
+    pub(crate) watchdog: Duration,
+    /// From order to release without evidence.
+    pub(crate) wait: Duration,
+}
+
+impl Lab {
+    /// Control plane and real nodes, one after the other.
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        let narrator = Narrator::new();
+        let cluster = Cluster::start(Options::default()).await?;
+        narrator.event("the control plane is up");
+        let fleet = Fleet::prepare(&cluster, &programs()?)?;
+        narrator.event("the images are built");
+        let config: SelfNodeRemediationConfig = serde_saphyr::from_str(CONFIG)?;
+        let span = budget::Timing::of(&config.spec)?.announced_span();
+        let timeout = config.spec.watchdog_timeout.as_ref();
+        let watchdog = budget::duration("watchdogTimeout", timeout, "")?;
+        let mut lab = Self {
+            cluster,
+            narrator,
+            nodes: Vec::new(),
+            resets: RefCell::default(),
+            span: Duration::from_secs(span),
+            watchdog,
+            wait: budget::announced_wait(span, watchdog.as_secs(), None)?,
+        };
+        let control_plane = (1..=CONTROL_PLANE).map(|n| NodeSpec::control_plane(format!("cp-{n}")));
+        let workers = (1..=WORKERS).map(|n| NodeSpec::worker(format!("worker-{n}")));
+        for (number, spec) in (0..).zip(control_plane.chain(workers)) {
+            let node = RealNode::start(&lab.cluster, &fleet, &spec, number).await?;
+            lab.nodes.push(Arc::clone(&node));
+            lab.registered(&node).await?;
+            lab.narrator.event(&format!("{} is Ready", node.name()));
+        }
+        Ok(lab)
+    }
+
+    async fn registered(&self, node: &RealNode) -> anyhow::Result<()> {
+        let nodes: Api<Node> = Api::all(self.cluster.admin());
+        let what = format!(
+            "{} to be Ready; see {}",
+            node.name(),
+            node.folder().display()
+        );
+        wait::until(&what, 2 * SLACK, async || {
+            node.ensure_runs()?;
+            let found = nodes.get(node.name()).await?;
+            ensure!(
+                boot_of(&found) == Some(node.boot_id().as_str()),
+                "its kubelet reports another boot"
+            );
+            Ok(cluster::is_ready(&found).then_some(()))
+        })
+        .await?;
+        let role = if node.is_control_plane() {
+            kubernetes::CONTROL_PLANE_ROLE_LABEL
+        } else {
+            kubernetes::WORKER_ROLE_LABEL
+        };
+        // As kubeadm does: a kubelet may not give itself a role.
+        let labels = Patch::Merge(json!({"metadata": {"labels": {role: ""}}}));
+        nodes
+            .patch(node.name(), &PatchParams::default(), &labels)
+            .await?;
+        Ok(())
+    }
+
+    /// Refuses unless nothing can harm the machine; then installs everything.
+    pub(crate) async fn install(&self) -> anyhow::Result<()> {
+        for node in &self.nodes {
+            self.cluster.apply_text(&check(node)).await?;
+        }
+        for node in &self.nodes {
+            self.is_harmless(node).await?;
+        }
+        self.narrator.event("no container can reset this machine");
+        let cluster = &self.cluster;
+        cluster.apply_text(&manifests::definitions()?).await?;
+        let established = "wait --for=condition=Established --timeout=60s crd --all";
+        cluster
+            .kubectl(&established.split(' ').collect::<Vec<_>>())
+            .await?;
+        cluster.apply_text(CONFIG).await?;
+        for operator in OPERATORS {
+            cluster.apply_text(&manifests::operator(operator)?).await?;
+            self.narrator.say(&format!(
+                "$ kubectl apply --server-side -f deploy/{operator}.yaml"
+            ));
+        }
+        wait::until("the managers", 2 * SLACK, async || {
+            self.managers_are_up().await.map(Some)
+        })
+        .await?;
+        wait::until("the health check to be admitted", SLACK, async || {
+            cluster.apply_text(HEALTH_CHECK).await.map(Some)
+        })
+        .await?;
+        let store = cluster.folder().join("store");
+        fs::create_dir_all(&store)?;
+        let ledger = LEDGER
+            .replace("STORE", &store.display().to_string())
+            .replace("IMAGE", images::WORKLOAD);
+        cluster.apply_text(&ledger).await?;
+        self.ready().await
+    }
+
+    async fn is_harmless(&self, node: &RealNode) -> anyhow::Result<()> {
+        let pods: Api<Pod> = Api::default_namespaced(self.cluster.admin());
+        let name = format!("check-{}", node.name());
+        let (phase, said) = wait::until(&format!("the pod {name}"), SLACK, async || {
+            let status = pods.get(&name).await?.status.unwrap_or_default();
+            let phase = status.phase.unwrap_or_default();
+            let ended = status
+                .container_statuses
+                .iter()
+                .flatten()
+                .find_map(|container| container.state.clone()?.terminated)
+                .and_then(|end| end.message);
+            let over = phase == "Succeeded" || phase == "Failed";
+            Ok(over.then(|| (phase, ended.unwrap_or_default())))
+        })
+        .await?;
+        ensure!(
+            phase == "Succeeded",
+            "no agent is started, it could harm this machine: on {}: {said}",
+            node.name()
+        );
+        self.cluster
+            .kubectl(&["delete", "pod", &name, "--wait=false"])
+            .await?;
+        Ok(())
+    }
+
+    async fn managers_are_up(&self) -> anyhow::Result<()> {
+        let all: Api<Deployment> = Api::all(self.cluster.admin());
+        let found = all.list(&ListParams::default()).await?;
+        ensure!(
+            found.items.len() >= OPERATORS.len(),
+            "a Deployment is missing"
+        );
+        for deployment in &found {
+            let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+            let ready = deployment
+                .status
+                .as_ref()
+                .and_then(|status| status.ready_replicas);
+            let name = deployment.name_any();
+            ensure!(
+                ready.is_some() && ready == wanted,
+                "{name}: {ready:?} of {wanted:?} are ready"
+            );
+        }
+        Ok(())
+    }
+
+    /// Waits until [`Lab::is_ready`].
+    pub(crate) async fn ready(&self) -> anyhow::Result<()> {
+        let limit = MEMBER_AGE + 3 * SLACK;
+        wait::until("all nodes to be healthy and armed", limit, async || {
+            self.is_ready().await.map(Some)
+        })
+        .await?;
+        self.ledger().await?;
+        Ok(())
+    }
+
+    /// Every node is healthy and armed and can be remediated, and nothing is left of an earlier
+    /// remediation.
+    pub(crate) async fn is_ready(&self) -> anyhow::Result<()> {
+        self.guard(None)?;
+        self.managers_are_up().await?;
+        let nodes = Api::<Node>::all(self.cluster.admin())
+            .list(&ListParams::default())
+            .await?;
+        for node in &nodes {
+            self.is_healthy(node)?;
+            let said = self.announced(node)?;
+            let name = node.name_any();
+            let members = nodes.iter().filter(|member| member.name_any() != name);
+            let youngest = members.filter_map(ResourceExt::creation_timestamp).max();
+            let due = youngest
+                .context("no other node")?
+                .0
+                .checked_add(MEMBER_AGE)?;
+            ensure!(said.stamp >= due, "the table of {name} is too young");
+        }
+        ensure!(
+            self.remediations().await?.is_empty(),
+            "a remediation is left"
+        );
+        Ok(())
+    }
+
+    fn is_healthy(&self, node: &Node) -> anyhow::Result<()> {
+        let name = node.name_any();
+        let boot = self.node(&name)?.boot_id();
+        ensure!(cluster::is_ready(node), "{name} is not Ready");
+        ensure!(
+            boot_of(node) == Some(boot.as_str()),
+            "{name} reports another boot"
+        );
+        let ours = [snr::REMEDIATION_TAINT, kubernetes::OUT_OF_SERVICE_TAINT];
+        let taints = node
+            .spec
+            .iter()
+            .flat_map(|spec| spec.taints.iter().flatten());
+        for taint in taints {
+            ensure!(
+                !ours.contains(&taint.key.as_str()),
+                "{name} is tainted: {}",
+                taint.key
+            );
+        }
+        Ok(())
+    }
+
+    fn announced(&self, node: &Node) -> anyhow::Result<Announcement> {
+        let name = node.name_any();
+        let said = node.annotations().get(snr::ANNOUNCED_ANNOTATION);
+        let said = said.with_context(|| format!("{name} has announced nothing"))?;
+        let said: Announcement = said.parse().with_context(|| format!("{name}: {said}"))?;
+        let real = self.node(&name)?;
+        let others = u32::from(WORKERS) - u32::from(!real.is_control_plane());
+        ensure!(
+            said.boot.as_str() == real.boot_id(),
+            "{name} has announced nothing in this boot"
+        );
+        ensure!(
+            said.armed && said.bound.is_some(),
+            "{name} is not armed: {said}"
+        );
+        ensure!(
+            said.workers == others,
+            "{name} knows {} workers",
+            said.workers
+        );
+        Ok(said)
+    }
+
+    /// What must hold at every moment: no two writers at once, no node that died by itself, no reset but
+    /// one of `victim`. Returns whether that was seen.
+    pub(crate) fn guard(&self, victim: Option<&str>) -> anyhow::Result<bool> {
+        self.judge()?;
+        let mut seen = false;
+        for node in &self.nodes {
+            node.ensure_runs()?;
+            let resets = node.resets().len();
+            let expected = self.resets.borrow().get(node.name()).copied().unwrap_or(0);
+            let is_victim = victim == Some(node.name());
+            ensure!(
+                resets <= expected + usize::from(is_victim),
+                "{} was reset: a needless reboot",
+                node.name()
+            );
+            seen |= is_victim && resets > expected;
+        }
+        Ok(seen)
+    }
+
+    /// The reset of a victim was right.
+    pub(crate) fn accept_reset(&self, victim: &str) {
+        *self
+            .resets
+            .borrow_mut()
+            .entry(victim.to_owned())
+            .or_default() += 1;
+    }
+
+    /// The lives of the ledger as its containers wrote them.
+    pub(crate) fn judge(&self) -> anyhow::Result<Vec<Life>> {
+        let lines = writers::read(&self.cluster.folder().join("store/writers.log"))?;
+        if let Some(overlap) = writers::overlaps(&lines).first() {
+            bail!(
+                "two copies of the ledger ran at once: on {} and on {}",
+                overlap.earlier.node,
+                overlap.later.node
+            );
+        }
+        Ok(writers::lives(&lines))
+    }
+
+    pub(crate) fn node(&self, name: &str) -> anyhow::Result<&Arc<RealNode>> {
+        let found = self.nodes.iter().find(|node| node.name() == name);
+        found.with_context(|| format!("there is no node {name}"))
+    }
+
+    pub(crate) fn nodes(&self) -> &[Arc<RealNode>] {
+        &self.nodes
+    }
+
+    pub(crate) fn workers(&self) -> impl Iterator<Item = &Arc<RealNode>> {
+        self.nodes.iter().filter(|node| !node.is_control_plane())
+    }
+
+    /// Node and UID of the ledger's pod, once it runs and writes.
+    pub(crate) async fn ledger(&self) -> anyhow::Result<(String, String)> {
+        let pods: Api<Pod> = Api::namespaced(self.cluster.admin(), "ledger");
+        wait::until("the ledger to run", 2 * SLACK, async || {
+            let pod = pods.get("ledger-0").await?;
+            let uid = pod.uid().unwrap_or_default();
+            let writes = self.judge()?.iter().any(|life| life.pod == uid);
+            let home = pod.spec.and_then(|spec| spec.node_name);
+            let running = pod.status.and_then(|status| status.phase).as_deref() == Some("Running");
+            Ok(home.filter(|_| running && writes).map(|home| (home, uid)))
+        })
+        .await
+    }
+
+    pub(crate) async fn remediations(&self) -> anyhow::Result<Vec<SelfNodeRemediation>> {
+        let all = Api::<SelfNodeRemediation>::all(self.cluster.admin());
+        Ok(all.list(&ListParams::default()).await?.items)
+    }
+
+    /// From a silent node to its order.
+    pub(crate) fn notice(&self) -> Duration {
+        NODE_MONITOR_GRACE + NODE_MONITOR_PERIOD + UNHEALTHY_FOR + SLACK
+    }
+
+    /// The roles of the shipped manifests are enough: no request of an operator or agent was refused.
+    pub(crate) fn nothing_was_forbidden(&self) -> anyhow::Result<()> {
+        let requests = audit::read(&self.cluster.audit_log())?;
+        let forbidden: BTreeSet<String> = requests
+            .iter()
+            .filter(|request| request.code == 403)
+            .filter(|request| {
+                let operator = request.user.strip_prefix("system:serviceaccount:");
+                operator.is_some_and(|user| OPERATORS.iter().any(|name| user.starts_with(name)))
+            })
+            .map(|request| {
+                format!(
+                    "{} may not {} {}",
+                    request.user, request.verb, request.resource
+                )
+            })
+            .collect();
+        ensure!(
+            forbidden.is_empty(),
+            "the shipped roles are too narrow: {forbidden:#?}"
+        );
+        Ok(())
+    }
+
+    pub(crate) async fn stop(self) {
+        for node in &self.nodes {
+            node.scrap().await;
+        }
+        self.cluster.stop().await;
+    }
+}
+
+/// The pod that looks for ways to harm the machine.
+fn check(node: &RealNode) -> String {
+    CHECK
+        .replace("THE_NODE", node.name())
+        .replace("THE_BOOT", &node.boot_id())
+        .replace("IMAGE", images::WORKLOAD)
+}
+
+/// Static development builds of the managers and of the agent with the test watchdog.
+fn programs() -> anyhow::Result<PathBuf> {
+    let folder = tools::repository().join("target/nodes/x86_64-unknown-linux-gnu/debug");
+    folder
+        .canonicalize()
+        .with_context(|| format!("{}: `make test-nodes` builds them", folder.display()))
+}
+
+fn boot_of(node: &Node) -> Option<&str> {
+    Some(node.status.as_ref()?.node_info.as_ref()?.boot_id.as_str())
+}
