@@ -28,7 +28,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use nix::{
-    sys::signal::{Signal as Kill, kill},
+    sys::signal::{self, kill},
     unistd::Pid,
 };
 use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
@@ -120,6 +120,7 @@ impl RealNode {
             tools: &fleet.tools,
             sandbox: images::WORKLOAD,
             pods: &fabric.node_range(number),
+            first: fabric.pod(number, 1),
             gateway: gateway(address),
             cgroup: &cgroup,
             control_plane: spec.control_plane,
@@ -192,11 +193,6 @@ impl RealNode {
         lock(&self.state).resets.clone()
     }
 
-    /// Its watchdog.
-    pub const fn watchdog(&self) -> &Shared {
-        &self.watchdog
-    }
-
     /// What a reset keeps: logs of kubelet, containerd and pods are in `var-log`.
     pub fn folder(&self) -> &Path {
         &self.machine.folder
@@ -250,7 +246,7 @@ impl RealNode {
             let program = fs::read_link(of.join("exe")).unwrap_or_default();
             let words = fs::read_to_string(of.join("cmdline")).unwrap_or_default();
             if choose(&program, &words.replace('\0', " ")) {
-                kill(Pid::from_raw(pid), Kill::SIGKILL)?;
+                kill(Pid::from_raw(pid), signal::Signal::SIGKILL)?;
                 killed += 1;
             }
         }
@@ -291,7 +287,7 @@ impl RealNode {
         let _turn = self.change.lock().await;
         let power = lock(&self.state).power.take();
         let power = power.context("the node is off")?;
-        power.signal(Kill::SIGTERM);
+        power.signal(signal::Signal::SIGTERM);
         power.wait().await;
         self.watchdog.with(|device| device.reset(WATCHDOG_TIMEOUT));
         lock(&self.state).resets.push(Instant::now());

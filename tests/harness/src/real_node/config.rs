@@ -19,6 +19,8 @@ pub(super) struct Node<'a> {
     pub sandbox: &'a str,
     /// Addresses of its pods.
     pub pods: &'a str,
+    /// The first of them; the very first address of the range is the node's.
+    pub first: Ipv4Addr,
     /// The address that its pods send to.
     pub gateway: Ipv4Addr,
     /// Name of its cgroups.
@@ -57,7 +59,11 @@ impl Node<'_> {
                 "ipam": {
                     "type": "host-local",
                     "dataDir": "/run/cni",
-                    "ranges": [[{"subnet": self.pods, "gateway": self.gateway}]],
+                    "ranges": [[{
+                        "subnet": self.pods,
+                        "rangeStart": self.first,
+                        "gateway": self.gateway,
+                    }]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
             }],
@@ -130,6 +136,8 @@ base_runtime_spec = "{folder}/container.json"
             "failCgroupV1": false,
             "failSwapOn": false,
             "resolvConf": "",
+            // Nobody answers there: everything here speaks to addresses.
+            "clusterDNS": ["10.255.0.10"],
             "makeIPTablesUtilChains": false,
             "localStorageCapacityIsolation": false,
             "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%"},

@@ -224,7 +224,7 @@ impl<'a> Loss<'a> {
             Some(snr::PHASE_REBOOT_COMPLETED | snr::PHASE_FENCING_COMPLETED) => {
                 self.see_release("manager: the node counts as rebooted");
             }
-            _ => {}
+            Some(_) | None => {}
         }
         Ok(())
     }

@@ -3,8 +3,6 @@
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    fs,
-    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -25,24 +23,22 @@ use medik8s_api::{
 use medik8s_harness::{
     Cluster, NODE_MONITOR_GRACE, NODE_MONITOR_PERIOD, Options, audit, cluster,
     machine::NodeSpec,
-    manifests,
-    real_node::{Fleet, RealNode, images},
+    real_node::{Fleet, RealNode},
     story::Narrator,
-    tools, wait,
+    wait,
     writers::{self, Life},
 };
 use self_node_remediation_core::{announcement::Announcement, budget};
 use serde_json::json;
 
-const CONFIG: &str = include_str!("config.yaml");
-const HEALTH_CHECK: &str = include_str!("health-check.yaml");
-const LEDGER: &str = include_str!("ledger.yaml");
-const CHECK: &str = include_str!("check.yaml");
+use super::install;
+
+pub(crate) const CONFIG: &str = include_str!("config.yaml");
 
 /// The managers go to control-plane nodes; one replica of each operator per node.
 const CONTROL_PLANE: u8 = 2;
 const WORKERS: u8 = 4;
-const OPERATORS: [&str; 2] = ["self-node-remediation", "node-healthcheck-operator"];
+pub(crate) const OPERATORS: [&str; 2] = ["self-node-remediation", "node-healthcheck-operator"];
 /// How long a worker is not Ready before its remediation, as `health-check.yaml` says.
 const UNHEALTHY_FOR: Duration = Duration::from_secs(10);
 /// Members of a peer table must be this old before its node's quorum counts them.
@@ -71,7 +67,7 @@ impl Lab {
         let narrator = Narrator::new();
         let cluster = Cluster::start(Options::default()).await?;
         narrator.event("the control plane is up");
-        let fleet = Fleet::prepare(&cluster, &programs()?)?;
+        let fleet = Fleet::prepare(&cluster, &install::programs()?)?;
         narrator.event("the images are built");
         let config: SelfNodeRemediationConfig = serde_saphyr::from_str(CONFIG)?;
         let span = budget::Timing::of(&config.spec)?.announced_span();
@@ -127,73 +123,8 @@ impl Lab {
         Ok(())
     }
 
-    /// Refuses unless nothing can harm the machine; then installs everything.
-    pub(crate) async fn install(&self) -> anyhow::Result<()> {
-        for node in &self.nodes {
-            self.cluster.apply_text(&check(node)).await?;
-        }
-        for node in &self.nodes {
-            self.is_harmless(node).await?;
-        }
-        self.narrator.event("no container can reset this machine");
-        let cluster = &self.cluster;
-        cluster.apply_text(&manifests::definitions()?).await?;
-        let established = "wait --for=condition=Established --timeout=60s crd --all";
-        cluster
-            .kubectl(&established.split(' ').collect::<Vec<_>>())
-            .await?;
-        cluster.apply_text(CONFIG).await?;
-        for operator in OPERATORS {
-            cluster.apply_text(&manifests::operator(operator)?).await?;
-            self.narrator.say(&format!(
-                "$ kubectl apply --server-side -f deploy/{operator}.yaml"
-            ));
-        }
-        wait::until("the managers", 2 * SLACK, async || {
-            self.managers_are_up().await.map(Some)
-        })
-        .await?;
-        wait::until("the health check to be admitted", SLACK, async || {
-            cluster.apply_text(HEALTH_CHECK).await.map(Some)
-        })
-        .await?;
-        let store = cluster.folder().join("store");
-        fs::create_dir_all(&store)?;
-        let ledger = LEDGER
-            .replace("STORE", &store.display().to_string())
-            .replace("IMAGE", images::WORKLOAD);
-        cluster.apply_text(&ledger).await?;
-        self.ready().await
-    }
-
-    async fn is_harmless(&self, node: &RealNode) -> anyhow::Result<()> {
-        let pods: Api<Pod> = Api::default_namespaced(self.cluster.admin());
-        let name = format!("check-{}", node.name());
-        let (phase, said) = wait::until(&format!("the pod {name}"), SLACK, async || {
-            let status = pods.get(&name).await?.status.unwrap_or_default();
-            let phase = status.phase.unwrap_or_default();
-            let ended = status
-                .container_statuses
-                .iter()
-                .flatten()
-                .find_map(|container| container.state.clone()?.terminated)
-                .and_then(|end| end.message);
-            let over = phase == "Succeeded" || phase == "Failed";
-            Ok(over.then(|| (phase, ended.unwrap_or_default())))
-        })
-        .await?;
-        ensure!(
-            phase == "Succeeded",
-            "no agent is started, it could harm this machine: on {}: {said}",
-            node.name()
-        );
-        self.cluster
-            .kubectl(&["delete", "pod", &name, "--wait=false"])
-            .await?;
-        Ok(())
-    }
-
-    async fn managers_are_up(&self) -> anyhow::Result<()> {
+    /// Whether each Deployment has all its replicas.
+    pub(crate) async fn managers_are_up(&self) -> anyhow::Result<()> {
         let all: Api<Deployment> = Api::all(self.cluster.admin());
         let found = all.list(&ListParams::default()).await?;
         ensure!(
@@ -408,22 +339,6 @@ impl Lab {
         }
         self.cluster.stop().await;
     }
-}
-
-/// The pod that looks for ways to harm the machine.
-fn check(node: &RealNode) -> String {
-    CHECK
-        .replace("THE_NODE", node.name())
-        .replace("THE_BOOT", &node.boot_id())
-        .replace("IMAGE", images::WORKLOAD)
-}
-
-/// Static development builds of the managers and of the agent with the test watchdog.
-fn programs() -> anyhow::Result<PathBuf> {
-    let folder = tools::repository().join("target/nodes/x86_64-unknown-linux-gnu/debug");
-    folder
-        .canonicalize()
-        .with_context(|| format!("{}: `make test-nodes` builds them", folder.display()))
 }
 
 fn boot_of(node: &Node) -> Option<&str> {

@@ -13,6 +13,7 @@
 )]
 
 mod failover;
+mod install;
 mod lab;
 mod majority;
 mod quiet;
@@ -116,6 +117,6 @@ async fn run(lab: &mut Lab, name: &str) -> anyhow::Result<()> {
         Some(4) => quiet::api_server_down(lab).await,
         Some(5) => failover::managers_killed(lab).await,
         Some(6) => majority::after_the_order(lab).await,
-        _ => majority::before_the_order(lab).await,
+        Some(_) | None => majority::before_the_order(lab).await,
     }
 }

@@ -29,19 +29,19 @@ pub(crate) async fn without_peers(lab: &Lab) -> anyhow::Result<()> {
 /// The kernel feeds the watchdogs once more; the kubelets start the agents again.
 pub(crate) async fn agents_killed(lab: &Lab) -> anyhow::Result<()> {
     let before = lab.ledger().await?;
-    let restarts = restarts(lab).await?;
+    let started = restarts(lab).await?;
     for node in lab.nodes() {
         let killed = node.kill(|program, _| program.ends_with("self-node-remediation-agent"))?;
         ensure!(killed == 1, "{} agents ran on {}", killed, node.name());
     }
     lab.narrator.event("kill -9 of all agents");
     nobody_is_reset(lab, fatal(lab)).await?;
-    let now = self::restarts(lab).await?;
+    let now = restarts(lab).await?;
     let all = u32::try_from(lab.nodes().len())?;
     ensure!(
-        now >= restarts + all,
+        now >= started + all,
         "{} agents were started again",
-        now - restarts
+        now - started
     );
     undisturbed(lab, before).await
 }
