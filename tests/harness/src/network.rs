@@ -210,19 +210,17 @@ impl Fabric {
         let (cluster, address, own) = (self.cluster, network.address, self.own());
         let outer = format!("v{cluster}x{number}");
         // An earlier container of the same pod may still be going away with its namespace.
-        self.batch(&format!(
+        let mut commands = format!(
             "link add {outer} type veth peer name eth0 netns {pid}\n\
              link set {outer} up\n\
              route replace {address}/32 dev {outer} src {own}\n"
-        ))
-        .await
-    }
-
-    /// Routes the pods of a node to the node, which has a namespace of its own.
-    pub(crate) async fn route_pods(&self, node: u8) -> anyhow::Result<()> {
-        let (range, node) = (self.node_range(node), self.node(node));
-        self.batch(&format!("route replace {range} via {node}\n"))
-            .await
+        );
+        if let [a, b, node, 1] = address.octets() {
+            // A real node: its pods are behind it. A cut must not choose the way there.
+            commands +=
+                &format!("route replace {a}.{b}.{node}.0/24 via {address} dev {outer} onlink\n");
+        }
+        self.batch(&commands).await
     }
 
     /// Cuts a node off.

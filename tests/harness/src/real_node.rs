@@ -303,7 +303,6 @@ impl RealNode {
         };
         let machine = self.machine.clone();
         let power = Process::start_node(machine, &self.log(), &self.fabric, network).await?;
-        self.fabric.route_pods(self.number).await?;
         let mut state = lock(&self.state);
         state.boot_id = boot_id;
         state.power = Some(power);
