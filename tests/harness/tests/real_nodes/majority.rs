@@ -7,7 +7,7 @@ use kube::{
     api::{DeleteParams, ListParams, PostParams},
 };
 use medik8s_api::{SelfNodeRemediation, names::snr};
-use medik8s_harness::{network::Cut, wait};
+use medik8s_harness::{network::Cut, story::Narrator, wait};
 use serde_json::json;
 
 use super::{
@@ -26,7 +26,7 @@ pub(crate) async fn after_the_order(lab: &Lab) -> anyhow::Result<()> {
     loss.narrator.event("CUT: no worker reaches the API server");
     // Nobody can start it: the kubelets do not hear of it.
     loss.until_released().await?;
-    mend(lab).await?;
+    mend(lab, &loss.narrator).await?;
     loss.until_elsewhere().await?;
     loss.take_back().await
 }
@@ -56,22 +56,25 @@ pub(crate) async fn before_the_order(lab: &Lab) -> anyhow::Result<()> {
     ensure!(waits > 0, "the manager did not say what it waits for");
     loss.narrator
         .event("not freed, nobody reset; the manager says: WaitingForQuorum");
-    mend(lab).await?;
+    mend(lab, &loss.narrator).await?;
     loss.until_elsewhere().await?;
     wait::until("the end of the remediation", lab.wait, async || {
+        if lab.remediations().await?.is_empty() {
+            return Ok(Some(()));
+        }
         remediations
             .delete(&loss.victim, &DeleteParams::default())
             .await?;
-        Ok(lab.remediations().await?.is_empty().then_some(()))
+        Ok(None)
     })
     .await?;
     loss.take_back().await
 }
 
-async fn mend(lab: &Lab) -> anyhow::Result<()> {
+async fn mend(lab: &Lab, narrator: &Narrator) -> anyhow::Result<()> {
     for node in lab.workers() {
         node.mend().await?;
     }
-    lab.narrator.event("the API server is reached again");
+    narrator.event("the API server is reached again");
     Ok(())
 }
