@@ -9,12 +9,16 @@
 //! # Guarantees
 //! * The webhook configuration, which no webhook can protect, has a finalizer while something is open:
 //!   its deletion waits, and the refusal stays in force.
+//! * Pods that need their rights until their very end ([`Dependents`]) go first: an agent that has lost its
+//!   account cannot take its node off the watchdog, and the node would be reset.
 //! * Never in the way of repair: when the operator cannot be asked, everything can be deleted.
 //! * With nothing open there is no finalizer, and an uninstallation leaves nothing.
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
-use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
+use k8s_openapi::api::{
+    admissionregistration::v1::ValidatingWebhookConfiguration, core::v1::Pod,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DynamicObject, ListParams},
@@ -51,6 +55,38 @@ pub struct Guard {
     pub finalizer: &'static str,
     /// What to run to see what is open.
     pub look: &'static str,
+    /// Pods that have to go before the rest.
+    pub dependents: Option<Dependents>,
+}
+
+/// Pods that need a part of the installation until they have ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Dependents {
+    /// Label selector of the pods.
+    pub labels: &'static str,
+    /// Kinds of which they need every object of the installation.
+    pub kinds: &'static [&'static str],
+    /// Names of the other objects that they need.
+    pub names: &'static [&'static str],
+    /// What would happen, and what to do first.
+    pub remedy: &'static str,
+}
+
+impl Dependents {
+    fn need(&self, request: &AdmissionRequest<DynamicObject>) -> bool {
+        self.kinds.contains(&request.kind.kind.as_str())
+            || self.names.contains(&request.name.as_str())
+    }
+
+    /// Whether there are any; `None` if that is not known.
+    async fn are_there(&self, client: &Client) -> Option<bool> {
+        let params = ListParams::default().labels(self.labels).limit(1);
+        let pods = Api::<Pod>::all(client.clone());
+        match tokio::time::timeout(DEADLINE, pods.list(&params)).await {
+            Ok(Ok(found)) => Some(!found.items.is_empty()),
+            Ok(Err(_)) | Err(_) => None,
+        }
+    }
 }
 
 impl Guard {
@@ -78,40 +114,56 @@ impl Guard {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
         let (objects, look) = (Api::<K>::all(client.clone()), self.look);
-        let objects = Arc::new(objects);
+        let (objects, client, dependents) = (Arc::new(objects), client.clone(), self.dependents);
         server.route(&self.hook(), move |request| {
-            let objects = Arc::clone(&objects);
+            let (objects, client) = (Arc::clone(&objects), client.clone());
             async move {
+                let needed = dependents.filter(|dependents| dependents.need(&request));
                 let params = ListParams::default();
-                match tokio::time::timeout(DEADLINE, objects.list(&params)).await {
-                    Ok(Ok(found)) => verdict(
-                        &request,
-                        found.iter().find(|object| open(object)).map(name_of),
-                        look,
-                    ),
-                    // The API server answers a deletion and not this: nothing is known, and a
-                    // deletion that is refused for no reason helps nobody.
-                    Ok(Err(_)) | Err(_) => Verdict::allow(),
-                }
+                let open = async {
+                    match tokio::time::timeout(DEADLINE, objects.list(&params)).await {
+                        Ok(Ok(found)) => found.iter().find(|object| open(object)).map(name_of),
+                        // The API server answers a deletion and not this: nothing is known, and a
+                        // deletion that is refused for no reason helps nobody.
+                        Ok(Err(_)) | Err(_) => None,
+                    }
+                };
+                let needed = async {
+                    let needed = needed?;
+                    (needed.are_there(&client).await == Some(true)).then_some(needed)
+                };
+                let (open, needed) = tokio::join!(open, needed);
+                verdict(&request, open, look, needed)
             }
         })
     }
 
-    /// Keeps the finalizer of the webhook configuration until `stop`.
+    /// Keeps the finalizer of the webhook configuration until `stop`. `wanted_pods`: whether somebody asks for the
+    /// [`Dependents`].
     pub async fn keep<K>(
         &self,
         client: Client,
         writer: Writer,
         cache: Cache<K>,
         open: fn(&K) -> bool,
+        wanted_pods: impl Fn() -> bool,
         stop: Shutdown,
     ) where
         K: Send + Sync,
     {
+        let reader = client.clone();
         let api = Api::<ValidatingWebhookConfiguration>::all(client);
         let mut kept = None;
+        // Pods come only with the first object that asks for them, and are looked for until they are gone.
+        let mut without = self.dependents.is_none();
         loop {
-            let is_open = cache.list().iter().any(|object| open(object));
+            let mut is_open = cache.list().iter().any(|object| open(object));
+            if let Some(dependents) = self.dependents.filter(|_| !is_open) {
+                let may_exist = wanted_pods();
+                without =
+                    !may_exist && (without || dependents.are_there(&reader).await == Some(false));
+                is_open = !without;
+            }
             if kept != Some(is_open) {
                 match self.put(&api, &writer, is_open).await {
                     Ok(()) => kept = Some(is_open),
@@ -181,10 +233,19 @@ fn wanted(finalizers: &[String], own: &str, is_open: bool, going: bool) -> Optio
     Some(wanted)
 }
 
-fn verdict(request: &AdmissionRequest<DynamicObject>, open: Option<String>, look: &str) -> Verdict {
-    match open {
-        None => Verdict::allow(),
-        Some(open) => Verdict::deny(format!(
+fn verdict(
+    request: &AdmissionRequest<DynamicObject>,
+    open: Option<String>,
+    look: &str,
+    needed: Option<Dependents>,
+) -> Verdict {
+    match (open, needed) {
+        (None, None) => Verdict::allow(),
+        (None, Some(needed)) => Verdict::deny(format!(
+            "{} {} is still needed: {}",
+            request.kind.kind, request.name, needed.remedy,
+        )),
+        (Some(open), _) => Verdict::deny(format!(
             "{} {} is needed by {open}: without it nobody ends what is open there. \
              Wait until `{look}` shows nothing, or delete what it shows and wait, then try again",
             request.kind.kind, request.name,

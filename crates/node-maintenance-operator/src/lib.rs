@@ -92,6 +92,7 @@ pub const GUARD: Guard = Guard {
     configuration: rbac::WEBHOOK_CONFIGURATION,
     finalizer: "nodemaintenance.medik8s.io/open-maintenance",
     look: "kubectl get nodemaintenances",
+    dependents: None,
 };
 
 /// Whether a maintenance was begun and is not ended.
@@ -205,7 +206,7 @@ pub async fn run(args: CommonArgs, env: Env, shutdown: Shutdown) -> anyhow::Resu
                 let busy = || guard::first_open(&known, is_draining);
                 olm.keep(busy, stop).await;
             }
-            None => GUARD.keep(client, writer, known, is_open, stop).await,
+            None => GUARD.keep(client, writer, known, is_open, || false, stop).await,
         }
         Ok(())
     });

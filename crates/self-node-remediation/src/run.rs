@@ -245,8 +245,9 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         operator.clock.clone(),
     );
     let (open_client, open_writer) = (client.clone(), operator.writer.clone());
+    let wanted_agents = configs.cache();
     operator.lead("what is open", move |stop| async move {
-        if !open.synced(&stop).await {
+        if !open.synced(&stop).await || !wanted_agents.synced(&stop).await {
             return Ok(());
         }
         match olm {
@@ -255,8 +256,9 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
                 olm.keep(busy, stop).await;
             }
             None => {
+                let agents = || !wanted_agents.list().is_empty();
                 webhooks::GUARD
-                    .keep(open_client, open_writer, open, webhooks::is_open, stop)
+                    .keep(open_client, open_writer, open, webhooks::is_open, agents, stop)
                     .await;
             }
         }

@@ -8,7 +8,7 @@ use medik8s_api::{
 use medik8s_core::version::ServerVersion;
 use medik8s_runtime::{
     capabilities::Capability,
-    guard::Guard,
+    guard::{Dependents, Guard},
     webhook::{Decoded, FailurePolicy, Hook, HookKind, Operation, Server, Verdict, decode},
 };
 use serde_json::json;
@@ -73,6 +73,18 @@ pub const GUARD: Guard = Guard {
     configuration: "self-node-remediation-validating-webhook-configuration",
     finalizer: "self-node-remediation.medik8s.io/open-remediation",
     look: "kubectl get selfnoderemediations -A",
+    dependents: Some(Dependents {
+        labels: "app.kubernetes.io/name=self-node-remediation,app.kubernetes.io/component=agent",
+        kinds: &["Namespace", "CustomResourceDefinition"],
+        names: &[
+            "self-node-remediation-agent",
+            "self-node-remediation-agent-role",
+            "self-node-remediation-agent-rolebinding",
+        ],
+        remedy: "agents run, and without it they could not take their nodes off the watchdogs: all \
+                 nodes would be reset. First run `kubectl delete selfnoderemediationconfigs --all -A`, \
+                 wait until the agents are gone, then try again",
+    }),
 };
 
 /// Whether a remediation was begun and is not ended.
