@@ -259,11 +259,13 @@ impl<'a> Draft<'a> {
         let entry = entries::of_uid(stored, &remediation.uid);
         if entry.is_some_and(|entry| entry.timed_out.is_some()) {
             // Only a single template stays the step after it was given up.
+            self.release_overdue_lease(node, rung);
             return Standing::GivenUp {
                 remediation: remediation.handle(),
             };
         }
         if remediation.timed_out.is_some() {
+            self.release_overdue_lease(node, rung);
             return self.give_up(node, remediation);
         }
         let started = entry.map_or(remediation.created, |entry| entry.started.0);
@@ -276,7 +278,6 @@ impl<'a> Draft<'a> {
         }
         if let Some(overdue) = self.overdue(node, rung) {
             if self.now > overdue {
-                self.release_lease(&node.name);
                 return self.give_up(node, remediation);
             }
             self.wake_at(after(overdue, std::time::Duration::from_millis(1)));
@@ -286,6 +287,17 @@ impl<'a> Draft<'a> {
             remediation: remediation.handle(),
             step: named(&rung.template),
             until,
+        }
+    }
+
+    /// Gives back the lease of a remediation that was given up since it held the lease for too long,
+    /// and that no step follows.
+    ///
+    /// Not before it is told to stop: the lease alone says that it is overdue.
+    fn release_overdue_lease(&mut self, node: &NodeFacts, rung: &Rung) {
+        let overdue = self.overdue(node, rung).is_some_and(|at| self.now > at);
+        if overdue && !self.seen.check.escalating {
+            self.release_lease(&node.name);
         }
     }
 

@@ -65,6 +65,42 @@ async fn creating_survives_every_crash() {
     }
 }
 
+/// As an operator left it so many seconds ago: w1 remediated, leased, tracked.
+fn under_way(lab: &Lab, seconds: i64) {
+    let since = lab.ago(seconds);
+    let uid = lab.check("nhc").metadata.uid.unwrap();
+    let remediation = lab.api.put_value(json!({
+        "apiVersion": API, "kind": "Foo",
+        "metadata": {"name": "w1", "namespace": NAMESPACE, "creationTimestamp": since.to_string(),
+            "annotations": {NODE_NAME: "w1", "remediation.medik8s.io/template-name": "foo"},
+            "ownerReferences": [{"apiVersion": "remediation.medik8s.io/v1alpha1",
+                "kind": "NodeHealthCheck", "name": "nhc", "uid": uid}]},
+        "spec": {},
+    }));
+    let mut lease = medik8s_testing::build::lease(
+        "medik8s-leases",
+        "node-w1",
+        "NodeHealthCheck-nhc",
+        lab.now(),
+        660,
+    );
+    lease.spec.as_mut().unwrap().acquire_time = Some(
+        k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(since),
+    );
+    lab.api.put(&lease);
+    lab.api
+        .update::<medik8s_api::NodeHealthCheck>(None, "nhc", |check| {
+            check.status = serde_json::from_value(json!({
+                "phase": "Remediating",
+                "unhealthyNodes": [{"name": "w1", "remediations": [{
+                    "resource": {"apiVersion": API, "kind": "Foo", "namespace": NAMESPACE,
+                        "name": "w1", "uid": remediation["metadata"]["uid"]},
+                    "started": since.to_string(), "templateName": "foo"}]}],
+            }))
+            .unwrap();
+        });
+}
+
 #[tokio::test(start_paused = true)]
 async fn healing_survives_every_crash() {
     let labs = std::sync::Mutex::new(None);
@@ -73,35 +109,7 @@ async fn healing_survives_every_crash() {
             let lab = Lab::new(3);
             lab.put_check("nhc", single());
             let api = lab.api.clone();
-            // As an operator left it: remediated, leased, tracked.
-            let uid = lab.check("nhc").metadata.uid.unwrap();
-            let remediation = lab.api.put_value(json!({
-                "apiVersion": API, "kind": "Foo",
-                "metadata": {"name": "w1", "namespace": NAMESPACE,
-                    "annotations": {NODE_NAME: "w1", "remediation.medik8s.io/template-name": "foo"},
-                    "ownerReferences": [{"apiVersion": "remediation.medik8s.io/v1alpha1",
-                        "kind": "NodeHealthCheck", "name": "nhc", "uid": uid}]},
-                "spec": {},
-            }));
-            let lease = medik8s_testing::build::lease(
-                "medik8s-leases",
-                "node-w1",
-                "NodeHealthCheck-nhc",
-                lab.now(),
-                660,
-            );
-            lab.api.put(&lease);
-            lab.api
-                .update::<medik8s_api::NodeHealthCheck>(None, "nhc", |check| {
-                    check.status = serde_json::from_value(json!({
-                        "phase": "Remediating",
-                        "unhealthyNodes": [{"name": "w1", "remediations": [{
-                            "resource": {"apiVersion": API, "kind": "Foo", "namespace": NAMESPACE,
-                                "name": "w1", "uid": remediation["metadata"]["uid"]},
-                            "started": "2026-03-04T12:00:00Z", "templateName": "foo"}]}],
-                    }))
-                    .unwrap();
-                });
+            under_way(&lab, 0);
             *labs.lock().unwrap() = Some(lab);
             api
         },
@@ -173,4 +181,42 @@ async fn escalating_survives_every_crash() {
         },
     )
     .await;
+}
+
+/// S9: a single template whose lease is overdue. The lease alone says so: it goes last.
+#[tokio::test(start_paused = true)]
+async fn becoming_overdue_survives_every_crash() {
+    let labs = std::sync::Mutex::new(None);
+    let writes = survives_every_crash(
+        || {
+            let lab = Lab::new(3);
+            lab.put_check("nhc", single());
+            lab.break_node("w1");
+            under_way(&lab, 1801);
+            let api = lab.api.clone();
+            *labs.lock().unwrap() = Some(lab);
+            api
+        },
+        |_: FakeApi| {
+            let lab = labs.lock().unwrap().clone().unwrap();
+            async move {
+                let recorded = |lab: &Lab| {
+                    let entry = lab.entry("nhc", "w1").unwrap().remediations.unwrap();
+                    entry[0].timed_out.is_some() && lab.leases().is_empty()
+                };
+                work(&lab, 15, recorded).await;
+            }
+        },
+        |_, point| {
+            let lab = labs.lock().unwrap().clone().unwrap();
+            let at = point.map_or_else(|| "no crash".to_owned(), |point| point.to_string());
+            let annotations = &lab.remediation("Foo", "w1").unwrap()["metadata"]["annotations"];
+            assert!(annotations[TIMED_OUT].is_string(), "{at}");
+            let entry = lab.entry("nhc", "w1").unwrap().remediations.unwrap();
+            assert!(entry[0].timed_out.is_some(), "{at}");
+            assert!(lab.leases().is_empty(), "{at}");
+        },
+    )
+    .await;
+    assert!(writes >= 3, "annotation, lease, status: {writes}");
 }

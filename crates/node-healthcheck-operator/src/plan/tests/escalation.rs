@@ -154,7 +154,7 @@ fn a_single_template_is_given_up_when_its_lease_is_overdue() {
     assert!(
         matches!(
             steps.as_slice(),
-            [Step::ReleaseLease { .. }, Step::TimeOut { .. }]
+            [Step::TimeOut { .. }, Step::ReleaseLease { .. }]
         ),
         "{steps:?}"
     );
@@ -162,6 +162,35 @@ fn a_single_template_is_given_up_when_its_lease_is_overdue() {
     assert!(reason(&world).contains("did not help in time"));
     assert!(world.run_until(at(90_000)).is_empty());
     assert_eq!(world.names(), ["w1-foo"]);
+}
+
+/// S9: the lease tells that the remediation is overdue, so it outlives an annotation that could not
+/// be written.
+#[test]
+fn an_overdue_remediation_is_told_to_stop_however_often_that_fails() {
+    let mut world = sick(spec());
+    world.run_until(at(1800));
+    for second in 1801..1900 {
+        world.now = at(second);
+        let plan = world.plan();
+        assert!(
+            matches!(plan.steps.as_slice(), [Step::TimeOut { .. }]),
+            "{:?}",
+            plan.steps
+        );
+    }
+    // A remediator that has succeeded is not told; then the record is what the lease waits for.
+    world.edit_remediation("w1-foo", |one| one.succeeded = Some(Status::True));
+    assert!(world.plan().steps.is_empty());
+    world.pass();
+    assert!(timed_out(&world, 0));
+    let plan = world.pass();
+    assert!(
+        matches!(plan.steps.as_slice(), [Step::ReleaseLease { .. }]),
+        "{:?}",
+        plan.steps
+    );
+    assert!(world.pass().steps.is_empty());
 }
 
 #[test]
