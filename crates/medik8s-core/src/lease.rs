@@ -85,8 +85,8 @@ pub fn node_lease_name(node: &str) -> String {
 pub enum Incident {
     /// The caller is in the middle of something that it holds the lease for.
     Ongoing,
-    /// The caller begins something new: a lease that it once let expire counts from now, otherwise
-    /// it would be overdue at once.
+    /// The caller begins something new: a lease that it still has counts from now, otherwise it
+    /// could be overdue at once.
     New,
 }
 
@@ -143,7 +143,8 @@ pub fn request(
             Ok(Decision::Replace(taken(lease, &spec, request, now)))
         };
     }
-    if enough_left(&spec, request.duration, now) && request.owner.owns(lease) {
+    let goes_on = request.incident == Incident::Ongoing;
+    if goes_on && enough_left(&spec, request.duration, now) && request.owner.owns(lease) {
         return Ok(Decision::Keep);
     }
     Ok(Decision::Replace(renewed(lease, &spec, request, now)))
@@ -333,8 +334,7 @@ fn renewed(lease: &Lease, spec: &LeaseSpec, request: &Request<'_>, now: Timestam
     let broken = spec.renew_time.is_none()
         || spec.lease_duration_seconds.is_none()
         || spec.acquire_time.is_none();
-    let expired = end(spec).is_none_or(|end| end < now);
-    if broken || (expired && request.incident == Incident::New) {
+    if broken || request.incident == Incident::New {
         return taken(lease, spec, request, now);
     }
     rewritten(lease, claimed(spec.clone(), request, now), request.owner)

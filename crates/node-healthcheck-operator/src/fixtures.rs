@@ -369,6 +369,9 @@ impl World {
                     .leases
                     .entry(creation.node.clone())
                     .and_modify(|held| {
+                        if creation.first {
+                            held.acquired = Some(now);
+                        }
                         held.renewed = Some(now);
                         held.duration = Some(creation.lease);
                     })

@@ -162,6 +162,8 @@ pub struct Creation {
     pub lease: Duration,
     /// Whether the node belongs to the control plane.
     pub control_plane: bool,
+    /// Whether nothing of ours is at work on the node: the time of a new incident begins.
+    pub first: bool,
 }
 
 impl Creation {

@@ -208,21 +208,21 @@ fn our_broken_lease_starts_anew() {
 }
 
 #[test]
-fn an_expired_lease_counts_from_now_for_a_new_incident() {
+fn our_lease_counts_from_now_for_a_new_incident() {
     let owner = owner();
     let lease = stored(ME, 500, 1000);
     let new = Request {
         incident: Incident::New,
         ..wish(&owner)
     };
-    assert_eq!(
-        replaced(request(Some(&lease), &new, at(9999))),
-        (9999, 9999, 4)
-    );
-    assert_eq!(
-        replaced(request(Some(&lease), &new, at(1500))),
-        (500, 1500, 3)
-    );
+    // Run out, worth a renewal, and renewed just now.
+    for now in [9999, 1500, 1001] {
+        assert_eq!(
+            replaced(request(Some(&lease), &new, at(now))),
+            (now, now, 4),
+            "at {now}"
+        );
+    }
 }
 
 #[test]

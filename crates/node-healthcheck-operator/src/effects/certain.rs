@@ -1,6 +1,6 @@
 //! What must be certain before a remediation is created: consistent reads.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -186,15 +186,4 @@ impl Effects {
         };
         Ok((!verdict.is_allowed()).then(|| Refusal::Quorum(format!("etcd guard: {verdict:?}"))))
     }
-}
-
-/// Whether a remediation for the node was among those that were listed.
-pub(super) fn existing_for(batch: &Batch, node: &str) -> bool {
-    let nodes: BTreeSet<&str> = batch
-        .listed
-        .values()
-        .flatten()
-        .map(Remediation::node)
-        .collect();
-    nodes.contains(node)
 }

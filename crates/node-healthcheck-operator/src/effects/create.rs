@@ -21,7 +21,7 @@ use medik8s_runtime::node_lease::LeaseError;
 use medik8s_runtime::read;
 use medik8s_runtime::write::Created;
 
-use super::certain::{Batch, existing_for};
+use super::certain::Batch;
 use super::patient::Patient;
 use super::{Effects, Judge, Outcome, Requester, describe, held, note, retry_at};
 use crate::check::{ResourceKind, TemplateRef};
@@ -181,11 +181,7 @@ impl Effects {
             {
                 return refused(why);
             }
-            let under_way = existing_for(batch, &node.name);
-            if let Some(why) = self
-                .take_lease(requester, creation, node, under_way)
-                .await?
-            {
+            if let Some(why) = self.take_lease(requester, creation, node).await? {
                 return refused(why);
             }
         }
@@ -253,19 +249,19 @@ impl Effects {
         Ok(Outcome::Created)
     }
 
-    /// S1. A lease that we hold from an incident that is over counts from now.
+    /// S1. A lease that we hold from an incident that is over, or for attempts that failed, counts
+    /// from now.
     async fn take_lease(
         &self,
         requester: &Requester,
         creation: &Creation,
         node: &NodeFacts,
-        under_way: bool,
     ) -> Result<Option<Refusal>, Failure> {
         let owner = lease::Owner::node(&node.name, &node.uid);
-        let incident = if under_way {
-            Incident::Ongoing
-        } else {
+        let incident = if creation.first {
             Incident::New
+        } else {
+            Incident::Ongoing
         };
         let taken = self
             .leases

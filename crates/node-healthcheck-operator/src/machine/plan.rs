@@ -382,6 +382,7 @@ impl<'a> Draft<'a> {
             template: self.template.clone(),
             lease: DEFAULT_REMEDIATION_DURATION.saturating_add(LEASE_BUFFER),
             control_plane,
+            first: true,
         }));
     }
 

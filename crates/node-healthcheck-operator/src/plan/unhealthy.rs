@@ -366,6 +366,8 @@ impl<'a> Draft<'a> {
             template: rung.template.clone(),
             lease: rung.expected().saturating_add(LEASE_BUFFER),
             control_plane,
+            // What is only being deleted belongs to an incident that is over.
+            first: own.iter().all(|one| one.deleting_since.is_some()),
         }));
         Standing::Creating {
             step: named(&rung.template),

@@ -239,3 +239,85 @@ async fn a_health_check_that_was_paused_meanwhile_creates_nothing() {
     assert!(lab.remediations().is_empty());
     assert!(lab.leases().is_empty());
 }
+
+fn acquired(lab: &Lab, node: &str) -> jiff::Timestamp {
+    let lease = lab
+        .api
+        .get::<k8s_openapi::api::coordination::v1::Lease>(
+            Some("medik8s-leases"),
+            &format!("node-{node}"),
+        )
+        .unwrap();
+    lease.spec.unwrap().acquire_time.unwrap().0
+}
+
+fn told_to_stop(lab: &Lab) -> usize {
+    let all = lab.remediations();
+    let told = all.iter();
+    told.filter(|one| one["metadata"]["annotations"][TIMED_OUT].is_string())
+        .count()
+}
+
+/// 8.3: the node is sick again before the finalizers of the last incident are gone.
+#[tokio::test(start_paused = true)]
+async fn a_relapse_after_a_long_cleanup_is_not_given_up_at_once() {
+    let lab = Lab::new(3);
+    lab.put_check("nhc", two_steps());
+    let _operator = lab.start();
+    lab.break_node("w1");
+    lab.until("created", 10, |lab| lab.names("Foo") == ["w1"])
+        .await;
+    lab.edit("Foo", "w1", |one| {
+        one["metadata"]["finalizers"] = json!(["remediator/x"]);
+    });
+    lab.heal_node("w1");
+    lab.seconds(2).await;
+    lab.break_node("w1");
+    // Longer than three times a step: the lease is kept all the time.
+    lab.seconds(240).await;
+    assert_eq!(lab.leases().len(), 1);
+    let old = lab.remediation("Foo", "w1").unwrap()["metadata"]["uid"].clone();
+    lab.api.remove::<Foo>(Some(NAMESPACE), "w1");
+    lab.until("created anew", 5, |lab| {
+        let new = lab.remediation("Foo", "w1");
+        new.is_some_and(|new| new["metadata"]["uid"] != old)
+    })
+    .await;
+    lab.seconds(50).await;
+    assert_eq!(told_to_stop(&lab), 0);
+    assert!(lab.names("Bar").is_empty());
+}
+
+/// 8.2.5, 8.3: attempts that fail keep the lease, but the time counts from the one that works.
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_for_long_is_not_given_up_at_once() {
+    let lab = Lab::new(3);
+    lab.put_check("nhc", two_steps());
+    let refuse = Failure::Refuse(Reply::failure(403, "Forbidden", "quota exceeded"));
+    let posts = |request: &Recorded| request.method == "POST" && request.path.ends_with("/foos");
+    // 1, 2, 4 ... 60, 60, 60 seconds apart.
+    lab.api.inject(Fault::on(posts, refuse).times(10));
+    let _operator = lab.start();
+    lab.break_node("w1");
+    lab.until("created at last", 400, |lab| lab.names("Foo") == ["w1"])
+        .await;
+    lab.seconds(50).await;
+    assert_eq!(told_to_stop(&lab), 0);
+    assert!(lab.names("Bar").is_empty());
+}
+
+/// 8.3: the steps of one incident share its time, also when they are of several kinds.
+#[tokio::test(start_paused = true)]
+async fn a_second_step_keeps_the_time_of_the_incident() {
+    let lab = Lab::new(3);
+    lab.put_check("nhc", two_steps());
+    let _operator = lab.start();
+    lab.break_node("w1");
+    lab.until("first step", 10, |lab| lab.names("Foo").len() == 1)
+        .await;
+    let since = acquired(&lab, "w1");
+    lab.until("second step", 70, |lab| lab.names("Bar").len() == 1)
+        .await;
+    lab.seconds(1).await;
+    assert_eq!(acquired(&lab, "w1"), since);
+}

@@ -277,6 +277,14 @@ fn a_relapse_waits_for_the_deletion_to_end() {
     assert!(reason(&world).contains("is being deleted since"));
     world.remove("w1-foo");
     assert_eq!(creations(&world.pass()), ["w1"]);
+    // The new incident has its own time, however long the old one took to end.
+    let steps = world.run_until(at(1000 + 119));
+    assert!(
+        !steps
+            .iter()
+            .any(|step| matches!(step, Step::TimeOut { .. })),
+        "{steps:?}"
+    );
 }
 
 /// S5.
