@@ -99,6 +99,9 @@ pub enum Refusal {
     Quorum(String),
     /// Another control-plane node is being remediated.
     ControlPlaneBusy(String),
+    /// Whether another control-plane node is being remediated is not known yet: the remediations of
+    /// this kind have not been listed.
+    NotListedYet(String),
     /// The node itself, read directly, no longer gives reason to remediate it.
     NodeChanged(String),
     /// There is a remediation already that we did not know of, or one of that name is in the way.
@@ -125,7 +128,8 @@ impl Refusal {
             | Self::NoMachine(_)
             | Self::Unsuitable(_)
             | Self::Failed(_) => true,
-            Self::NodeChanged(_)
+            Self::NotListedYet(_)
+            | Self::NodeChanged(_)
             | Self::CheckChanged(_)
             | Self::AlreadyThere(_)
             | Self::TemplateChanged(_) => false,
@@ -141,6 +145,11 @@ impl fmt::Display for Refusal {
             Self::ControlPlaneBusy(other) => {
                 write!(f, "control plane node {other} is being remediated")
             }
+            Self::NotListedYet(kind) => write!(
+                f,
+                "remediations of kind {kind}, perhaps of another control plane node, have not been \
+                 listed yet"
+            ),
             Self::NodeChanged(what) => write!(f, "read directly, {what}"),
             Self::AlreadyThere(what) => write!(f, "{what} exists already"),
             Self::NoMachine(why) | Self::Unsuitable(why) => f.write_str(why),

@@ -331,20 +331,7 @@ impl World {
 
     /// The kinds that health checks use: of templates, and of remediations.
     pub fn needed_kinds(&self) -> (BTreeSet<ResourceKind>, BTreeSet<ResourceKind>) {
-        let state = self.lock();
-        let templates = state
-            .checks
-            .values()
-            .filter_map(|known| known.parsed.as_ref().ok())
-            .flat_map(|check| check.templates().cloned().collect::<Vec<_>>());
-        let of_machines = state
-            .machines
-            .active()
-            .filter_map(|(_, known)| known.parsed.as_ref().ok()?.template.clone());
-        templates
-            .chain(of_machines)
-            .map(|template| (template.kind.clone(), template.remediation_kind()))
-            .unzip()
+        self.lock().needed_kinds()
     }
 
     /// A kind as the cluster serves it.
@@ -360,6 +347,24 @@ impl World {
                 .get(kind)
                 .and_then(|state| state.served.clone())
         })
+    }
+}
+
+impl State {
+    fn needed_kinds(&self) -> (BTreeSet<ResourceKind>, BTreeSet<ResourceKind>) {
+        let templates = self
+            .checks
+            .values()
+            .filter_map(|known| known.parsed.as_ref().ok())
+            .flat_map(|check| check.templates().cloned().collect::<Vec<_>>());
+        let of_machines = self
+            .machines
+            .active()
+            .filter_map(|(_, known)| known.parsed.as_ref().ok()?.template.clone());
+        templates
+            .chain(of_machines)
+            .map(|template| (template.kind.clone(), template.remediation_kind()))
+            .unzip()
     }
 }
 

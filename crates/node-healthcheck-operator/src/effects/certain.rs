@@ -132,11 +132,12 @@ impl Effects {
     ) -> Result<Option<Refusal>, Failure> {
         let mut other = None;
         let mut own = false;
-        for (kind, listing, _) in self.world.remediation_kinds() {
+        for (kind, listing) in self.world.remediation_kinds() {
             match listing {
                 Listing::Missing => continue,
                 Listing::Known => {}
-                Listing::Pending | Listing::Failed(_) => {
+                Listing::Pending => return Ok(Some(Refusal::NotListedYet(kind.to_string()))),
+                Listing::Failed(_) => {
                     return Ok(Some(Refusal::Quorum(format!(
                         "whether another control plane node is being remediated is not known: \
                          remediations of kind {kind} cannot be listed"

@@ -306,7 +306,10 @@ fn wait_after(why: &Refusal) -> Duration {
         | Refusal::Quorum(_)
         | Refusal::NoMachine(_)
         | Refusal::Unsuitable(_) => RETRY,
-        Refusal::NodeChanged(_) | Refusal::TemplateChanged(_) | Refusal::AlreadyThere(_) => SOON,
+        Refusal::NodeChanged(_)
+        | Refusal::TemplateChanged(_)
+        | Refusal::AlreadyThere(_)
+        | Refusal::NotListedYet(_) => SOON,
         // The change wakes the health check by itself; plans wait for the other node by themselves as
         // soon as they know of it.
         Refusal::CheckChanged(_) | Refusal::ControlPlaneBusy(_) | Refusal::Failed(_) => AT_ONCE,

@@ -262,7 +262,10 @@ impl World {
 
     fn take_remediation(&self, new: Remediation, written: Option<Timestamp>) -> Wakes {
         let mut state = self.lock();
-        let entry = state.remediations.entry(new.kind.clone()).or_default();
+        // A late answer about a kind that nobody needs any more.
+        let Some(entry) = state.remediations.get_mut(&new.kind) else {
+            return Wakes::new();
+        };
         let key = (new.namespace.clone(), new.name.clone());
         let old = entry.objects.get(&key).cloned();
         if let Some(old) = &old
@@ -345,13 +348,18 @@ impl World {
         (known.uid == handle.uid).then(|| Arc::clone(known))
     }
 
-    /// All kinds of remediations that are known, with how they are served.
-    pub fn remediation_kinds(&self) -> Vec<(ResourceKind, Listing, Option<ServedKind>)> {
+    /// All kinds of remediations that health checks use, with how much is known of each. Of a kind
+    /// that nobody has looked at yet nothing is known, which does not mean that there are none.
+    pub fn remediation_kinds(&self) -> Vec<(ResourceKind, Listing)> {
         let state = self.lock();
-        state
-            .remediations
-            .iter()
-            .map(|(kind, entry)| (kind.clone(), entry.listing.clone(), entry.served.clone()))
+        let (_, needed) = state.needed_kinds();
+        let listing = |kind: &ResourceKind| {
+            let entry = state.remediations.get(kind);
+            entry.map_or(Listing::Pending, |entry| entry.listing.clone())
+        };
+        needed
+            .into_iter()
+            .map(|kind| (kind.clone(), listing(&kind)))
             .collect()
     }
 }

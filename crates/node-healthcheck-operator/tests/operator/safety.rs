@@ -321,3 +321,59 @@ async fn a_second_step_keeps_the_time_of_the_incident() {
     lab.seconds(1).await;
     assert_eq!(acquired(&lab, "w1"), since);
 }
+
+/// Two control-plane nodes with a health check each, the second one's of another kind.
+fn put_control_plane(lab: &Lab, second: serde_json::Value) {
+    let foo = single()["remediationTemplate"].clone();
+    for (name, template) in [("cp1", foo), ("cp2", second)] {
+        let new = medik8s_testing::build::node(name);
+        lab.api.put(&new.control_plane().ready(lab.ago(3600)));
+        let selector = json!({"matchLabels": {"kubernetes.io/hostname": name}});
+        let spec = with(with(single(), "selector", selector), "minHealthy", json!(0));
+        lab.put_check(name, with(spec, "remediationTemplate", template));
+    }
+}
+
+/// S2 after a leader change: a kind that nobody could look at yet may hide a remediation.
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_discovered_late_counts_for_the_control_plane() {
+    let lab = Lab::new(0);
+    let (group, name) = ("late.example.com/v1", "late");
+    for (kind, plural) in [("Late", "lates"), ("LateTemplate", "latetemplates")] {
+        lab.api.add_dynamic_kind(group, kind, plural, true);
+    }
+    let template =
+        json!({"apiVersion": group, "kind": "LateTemplate", "namespace": NAMESPACE, "name": name});
+    lab.api.put_value(json!({
+        "apiVersion": group, "kind": "LateTemplate",
+        "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"template": {"spec": {}}},
+    }));
+    put_control_plane(&lab, template);
+    // As an earlier leader left it.
+    let uid = lab.check("cp2").metadata.uid.unwrap();
+    lab.api.put_value(json!({
+        "apiVersion": group, "kind": "Late",
+        "metadata": {"name": "cp2", "namespace": NAMESPACE,
+            "labels": {"remediation.medik8s.io/isControlPlaneNode": ""},
+            "annotations": {NODE_NAME: "cp2", "remediation.medik8s.io/template-name": name},
+            "ownerReferences": [{"apiVersion": "remediation.medik8s.io/v1alpha1",
+                "kind": "NodeHealthCheck", "name": "cp2", "uid": uid}]},
+        "spec": {},
+    }));
+    lab.break_node("cp2");
+    lab.break_node("cp1");
+    lab.seconds(10).await;
+    // Template and remediation, 10 seconds each time.
+    let discovery = |request: &Recorded| request.path == "/apis/late.example.com/v1";
+    lab.api.inject(Fault::on(discovery, Failure::Hang).times(4));
+    let _operator = lab.start();
+    for _ in 0..50 {
+        lab.seconds(1).await;
+        assert!(lab.names("Foo").is_empty(), "{}", lab.reason("cp1"));
+    }
+    lab.until("known at last", 70, |lab| {
+        lab.reason("cp1")
+            .contains("control plane node cp2 is being remediated")
+    })
+    .await;
+}
