@@ -53,8 +53,9 @@ pub struct Observed {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ControlPlane {
     /// Control-plane nodes for which a remediation of any known kind exists (also one that is being
-    /// deleted), with one such remediation.
-    pub remediated: BTreeMap<String, String>,
+    /// deleted), with whether one of these carries the label of control-plane nodes. One without it
+    /// was made by hand or for a machine, and nobody asked whether the node can be spared.
+    pub remediated: BTreeMap<String, bool>,
     /// Number of control-plane nodes.
     pub total: usize,
     /// Those that are ready, by name.

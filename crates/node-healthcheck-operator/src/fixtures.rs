@@ -310,12 +310,13 @@ impl World {
             .filter(|node| node.is_control_plane())
             .map(|node| node.name.as_str())
             .collect();
-        seen.control_plane.remediated = seen
-            .remediations
-            .iter()
-            .filter(|one| one.control_plane_label || control_plane.contains(&one.node()))
-            .map(|one| (one.node().to_owned(), one.handle().to_string()))
-            .collect();
+        seen.control_plane.remediated.clear();
+        for one in &seen.remediations {
+            if one.control_plane_label || control_plane.contains(&one.node()) {
+                let busy = &mut seen.control_plane.remediated;
+                *busy.entry(one.node().to_owned()).or_default() |= one.control_plane_label;
+            }
+        }
     }
 
     /// Carries out one step as the effects would, if nothing fails.

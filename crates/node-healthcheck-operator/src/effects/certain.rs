@@ -147,7 +147,7 @@ impl Effects {
             for one in self.listed(&kind, None, batch).await? {
                 let name = one.node().to_owned();
                 if name == node.name {
-                    own = true;
+                    own |= one.control_plane_label;
                 } else if one.control_plane_label
                     || self
                         .world
@@ -158,7 +158,8 @@ impl Effects {
                 }
             }
         }
-        // One that is being remediated already goes on.
+        // One that is being remediated already goes on. Not for a remediation by hand or for a
+        // machine, before which nobody asked.
         if own {
             return Ok(None);
         }

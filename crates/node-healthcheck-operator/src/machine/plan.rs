@@ -413,7 +413,7 @@ impl<'a> Draft<'a> {
                 )));
             }
             let busy = &seen.control_plane.remediated;
-            if node.is_control_plane() && !busy.contains_key(&node.name) {
+            if node.is_control_plane() && busy.get(&node.name) != Some(&true) {
                 let other = busy
                     .keys()
                     .map(String::as_str)

@@ -292,6 +292,29 @@ fn control_plane_nodes_are_remediated_one_at_a_time() {
     assert_eq!(creations(&world.pass()), ["w2"]);
 }
 
+/// 8.2.1 (i): only a remediation with the label says that the question was asked before.
+#[test]
+fn a_remediation_by_hand_opens_no_way_around_the_control_plane() {
+    for label in [false, true] {
+        let mut world = World::new(with(spec(), &[("minHealthy", json!(0))]), 3);
+        for name in ["w1", "w2"] {
+            world.make_control_plane(name);
+            world.break_node(name);
+        }
+        let mut by_hand = remediation("Bar", "bar", "w2", at(-5));
+        by_hand.owners = vec![];
+        by_hand.control_plane_label = label;
+        world.add(by_hand);
+        let mut other = remediation("Foo", "foo", "w1", at(-5));
+        other.control_plane_label = true;
+        world.add(other);
+        let plan = world.pass();
+        let expected: &[&str] = if label { &["w2"] } else { &[] };
+        assert_eq!(creations(&plan), expected, "{label}");
+        assert_eq!(plan.waits_for_control_plane, !label);
+    }
+}
+
 #[test]
 fn the_quorum_guard_spares_a_serving_control_plane_node() {
     let rules = json!([{"type": "Custom", "status": "Bad", "duration": "1s"}]);

@@ -167,12 +167,6 @@ impl<'a> Draft<'a> {
         own: &[&'a Remediation],
         control_plane_planned: &mut Option<String>,
     ) -> Standing {
-        if let Some(other) = self.other_control_plane_node(node, control_plane_planned.as_deref()) {
-            let why = Refusal::ControlPlaneBusy(other);
-            self.refuse(node, &why, after(self.now, RETRY));
-            self.waits_for_control_plane = true;
-            return held(condition, own, Some(why.to_string()));
-        }
         self.tell_passed_over(node);
         let Some(rung) = self.current_rung(node) else {
             self.notice(
@@ -212,13 +206,14 @@ impl<'a> Draft<'a> {
 
     /// The other control-plane node that is being remediated, if that forbids to remediate this one.
     ///
-    /// A node that is being remediated already goes on: forbidding it would stall both.
+    /// A node that is being remediated already goes on: forbidding it would stall both. Only by a
+    /// remediation for which that was asked before, which its label says.
     fn other_control_plane_node(&self, node: &NodeFacts, planned: Option<&str>) -> Option<String> {
         if !node.is_control_plane() {
             return None;
         }
         let busy = &self.seen.control_plane.remediated;
-        if busy.contains_key(&node.name) {
+        if busy.get(&node.name) == Some(&true) {
             return None;
         }
         busy.keys()
@@ -337,6 +332,12 @@ impl<'a> Draft<'a> {
         own: &[&Remediation],
         control_plane_planned: &mut Option<String>,
     ) -> Standing {
+        if let Some(other) = self.other_control_plane_node(node, control_plane_planned.as_deref()) {
+            let why = Refusal::ControlPlaneBusy(other);
+            self.refuse(node, &why, after(self.now, RETRY));
+            self.waits_for_control_plane = true;
+            return held(condition, own, Some(why.to_string()));
+        }
         // Of an escalating ladder such a step is passed over.
         if let Some(why) = ladder::no_machine(node, &rung.template) {
             let why = Refusal::NoMachine(why);

@@ -222,10 +222,8 @@ impl State {
         for remediation in self.all_remediations() {
             let node = self.nodes.get(remediation.node());
             if remediation.control_plane_label || node.is_some_and(|node| node.is_control_plane()) {
-                found.remediated.insert(
-                    remediation.node().to_owned(),
-                    remediation.handle().to_string(),
-                );
+                let name = remediation.node().to_owned();
+                *found.remediated.entry(name).or_default() |= remediation.control_plane_label;
             }
         }
         found

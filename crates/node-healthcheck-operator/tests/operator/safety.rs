@@ -377,3 +377,31 @@ async fn a_kind_that_is_discovered_late_counts_for_the_control_plane() {
     })
     .await;
 }
+
+/// S2: a remediation that somebody made by hand for the node opens no way around the other's.
+#[tokio::test(start_paused = true)]
+async fn a_remediation_by_hand_lets_no_second_control_plane_node_through() {
+    let lab = Lab::new(0);
+    let bar =
+        json!({"apiVersion": API, "kind": "BarTemplate", "namespace": NAMESPACE, "name": "bar"});
+    put_control_plane(&lab, bar);
+    let _operator = lab.start();
+    lab.seconds(1).await;
+    lab.break_node("cp1");
+    lab.until("the first", 10, |lab| lab.remediated() == ["cp1"])
+        .await;
+    lab.api.put_value(json!({
+        "apiVersion": API, "kind": "Foo",
+        "metadata": {"name": "cp2", "namespace": NAMESPACE, "annotations": {NODE_NAME: "cp2"}},
+        "spec": {},
+    }));
+    lab.break_node("cp2");
+    for _ in 0..100 {
+        lab.seconds(1).await;
+        assert!(lab.names("Bar").is_empty());
+    }
+    assert!(
+        lab.reason("cp2")
+            .contains("control plane node cp1 is being remediated")
+    );
+}

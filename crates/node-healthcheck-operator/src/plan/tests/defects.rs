@@ -269,7 +269,7 @@ fn defect_09_the_control_plane_limit_spans_all_health_checks() {
         .seen
         .control_plane
         .remediated
-        .insert("cp-9".to_owned(), "Bar elsewhere/cp-9".to_owned());
+        .insert("cp-9".to_owned(), true);
     let plan = world.pass();
     assert!(creations(&plan).is_empty());
     assert!(plan.waits_for_control_plane);
