@@ -113,6 +113,8 @@ pub enum Refusal {
     Unsuitable(String),
     /// The health check itself, read directly, is not the one that the plan was made for.
     CheckChanged(String),
+    /// While others were created the plan came to say something else.
+    Overtaken,
     /// The template, read directly, is gone or unusable.
     TemplateChanged(String),
     /// The API server did not do it.
@@ -132,6 +134,7 @@ impl Refusal {
             Self::NotListedYet(_)
             | Self::NodeChanged(_)
             | Self::CheckChanged(_)
+            | Self::Overtaken
             | Self::AlreadyThere(_)
             | Self::TemplateChanged(_) => false,
         }
@@ -155,6 +158,7 @@ impl fmt::Display for Refusal {
             Self::AlreadyThere(what) => write!(f, "{what} exists already"),
             Self::NoMachine(why) | Self::Unsuitable(why) => f.write_str(why),
             Self::CheckChanged(what) => write!(f, "read directly, the health check {what}"),
+            Self::Overtaken => f.write_str("things have changed meanwhile"),
             Self::TemplateChanged(what) => f.write_str(what),
             Self::Failed(error) => f.write_str(error),
         }

@@ -1,8 +1,8 @@
 //! Creating remediations: everything is looked at again, directly, and then done at once.
 //!
 //! # Guarantees
-//! Under one lock for all health checks (S12), in this order, each by a consistent read:
-//! the template is there; the node still matches (S13); no remediation of the node and template
+//! Under one lock for all health checks (S12): by what is known now the plan still asks for it (S3);
+//! then, in this order, each by a consistent read: the template is there; the node still matches (S13); no remediation of the node and template
 //! exists, not even one that is being deleted (S7); no other control-plane node is remediated by any
 //! known kind, and etcd can spare the node (S2); the node's lease is ours (S1). Only then the
 //! remediation is created, with a name that makes a second create a conflict.
@@ -27,11 +27,12 @@ use super::{Effects, Judge, Outcome, Requester, describe, held, note, retry_at};
 use crate::check::{ResourceKind, TemplateRef};
 use crate::error::Failure;
 use crate::facts::{Refusal, Refused};
-use crate::machine::{MACHINE_API, needs_node};
+use crate::machine::{self, MACHINE_API, needs_node};
 use crate::node::NodeFacts;
 use crate::objects;
-use crate::plan::{Creation, RETRY};
+use crate::plan::{self, Creation, RETRY, Step};
 use crate::remediation::{Blueprint, Ownership, build, derived_name, supports_multiple_templates};
+use crate::world::Seen;
 
 /// How soon to try again when the cache is about to learn what a direct read showed.
 const SOON: Duration = Duration::from_secs(5);
@@ -60,6 +61,9 @@ impl Effects {
         for creation in creations {
             let (subject, template) = (creation.subject(), &creation.template);
             let created = match &asked {
+                Ok(None) if !self.is_still_planned(requester, creation) => {
+                    Ok(Outcome::Refused(Refusal::Overtaken))
+                }
                 Ok(None) => self.create(requester, creation, &mut batch).await,
                 Ok(Some(why)) => Ok(Outcome::Refused(Refusal::CheckChanged(why.clone()))),
                 Err(error) => Err(Failure::Unsure(root(error))),
@@ -98,6 +102,32 @@ impl Effects {
             self.world.refuse(name, subject, refused);
         }
         failed
+    }
+
+    /// S3, S12: whether the plan asks for a remediation also by what is known now. Since it was made
+    /// there was the lock to wait for, and perhaps other nodes to remediate: more nodes may have
+    /// failed, or somebody may have paused.
+    fn is_still_planned(&self, requester: &Requester, creation: &Creation) -> bool {
+        let now = self.clock.now();
+        let (uid, steps) = match &requester.judge {
+            Judge::Nodes(check) => match self.world.observe(&check.name, now) {
+                Seen::Whole(seen) if seen.check.generation == check.generation => {
+                    (seen.owner.uid.clone(), plan::plan(&seen, now).steps)
+                }
+                Seen::Whole(_) | Seen::Gone | Seen::TooEarly | Seen::Broken { .. } => return false,
+            },
+            Judge::Machines(check) => {
+                let seen = self.world.observe_machines(&check.key(), now);
+                let seen = seen.filter(|seen| seen.check.generation == check.generation);
+                let Some(seen) = seen else { return false };
+                let plan = machine::plan::plan(&seen, now);
+                (
+                    seen.owner.uid,
+                    plan.map(|plan| plan.steps).unwrap_or_default(),
+                )
+            }
+        };
+        uid == requester.owner.uid && steps.contains(&Step::Create(creation.clone()))
     }
 
     /// S3: whether the health check, as it is now, is the one that the plan was made for. Returns
@@ -312,7 +342,10 @@ fn wait_after(why: &Refusal) -> Duration {
         | Refusal::NotListedYet(_) => SOON,
         // The change wakes the health check by itself; plans wait for the other node by themselves as
         // soon as they know of it.
-        Refusal::CheckChanged(_) | Refusal::ControlPlaneBusy(_) | Refusal::Failed(_) => AT_ONCE,
+        Refusal::CheckChanged(_)
+        | Refusal::Overtaken
+        | Refusal::ControlPlaneBusy(_)
+        | Refusal::Failed(_) => AT_ONCE,
     }
 }
 

@@ -405,3 +405,42 @@ async fn a_remediation_by_hand_lets_no_second_control_plane_node_through() {
             .contains("control plane node cp1 is being remediated")
     );
 }
+
+/// A health check of another kind over one node of its own.
+fn put_other_check(lab: &Lab, node: &str) {
+    let new = medik8s_testing::build::node(node);
+    lab.api.put(&new.control_plane().ready(lab.ago(3600)));
+    let selector = json!({"matchLabels": {"kubernetes.io/hostname": node}});
+    let bar =
+        json!({"apiVersion": API, "kind": "BarTemplate", "namespace": NAMESPACE, "name": "bar"});
+    let spec = with(with(single(), "selector", selector), "minHealthy", json!(0));
+    lab.put_check("other", with(spec, "remediationTemplate", bar));
+}
+
+fn creates(plural: &'static str) -> impl Fn(&Recorded) -> bool + Send + Copy + 'static {
+    move |request: &Recorded| request.method == "POST" && request.path.ends_with(plural)
+}
+
+/// S3, S12: what was decided before the lock was free is decided again.
+#[tokio::test(start_paused = true)]
+async fn a_decision_that_had_to_wait_is_made_again() {
+    let lab = Lab::new(5);
+    lab.put_check("nhc", single());
+    put_other_check(&lab, "slow");
+    lab.api
+        .inject(Fault::on(creates("/bars"), Failure::Hang).times(1));
+    let _operator = lab.start();
+    lab.seconds(1).await;
+    lab.break_node("slow");
+    let trying = |lab: &Lab| lab.api.requests().iter().any(creates("/bars"));
+    lab.until("the other one is at it", 10, trying).await;
+    // Two of five may be remediated, three may not.
+    lab.break_node("w1");
+    lab.break_node("w2");
+    lab.seconds(5).await;
+    assert!(lab.names("Foo").is_empty(), "waits for its turn");
+    lab.break_node("w3");
+    lab.seconds(30).await;
+    assert!(lab.names("Foo").is_empty(), "{}", lab.reason("nhc"));
+    assert!(lab.reason("nhc").contains("only 2 of 5 nodes are healthy"));
+}
