@@ -20,6 +20,9 @@ pub enum Failure {
     /// Whether a remediation is still asked for could not be found out.
     #[error("could not read the health check again: {0}")]
     Unsure(String),
+    /// It was not tried, since another one of its kind had just failed.
+    #[error("not tried after a failure for another node: {0}")]
+    Stuck(String),
     /// Several of them; the others went on.
     #[error("{count} of {total} steps failed, the first is {step}")]
     Steps {
@@ -41,7 +44,7 @@ impl Classify for Failure {
             Self::Api(error) => error.class(),
             Self::Lease(error) => error.class(),
             Self::KindGone(_) => Class::NotFound,
-            Self::Unsure(_) => Class::Retry,
+            Self::Unsure(_) | Self::Stuck(_) => Class::Retry,
             Self::Steps { source, .. } => source.class(),
         }
     }

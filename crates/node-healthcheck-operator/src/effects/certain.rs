@@ -32,6 +32,9 @@ pub(super) type Listed = BTreeMap<(ResourceKind, Option<String>), Vec<Remediatio
 pub(super) struct Batch {
     pub(super) templates: BTreeMap<TemplateRef, Option<DynamicObject>>,
     pub(super) listed: Listed,
+    /// Kinds of which one could not be created for no fault of its own, and why. Each further one
+    /// might hang as long, and everybody waits for the lock.
+    pub(super) stuck: BTreeMap<ResourceKind, String>,
 }
 
 impl Effects {

@@ -17,6 +17,7 @@ use medik8s_api::names::nhc;
 use medik8s_api::names::openshift::PAUSED_ANNOTATION;
 use medik8s_core::backoff::Backoff;
 use medik8s_core::lease::{self, Incident};
+use medik8s_runtime::error::{Class, Classify};
 use medik8s_runtime::node_lease::LeaseError;
 use medik8s_runtime::read;
 use medik8s_runtime::write::Created;
@@ -64,7 +65,7 @@ impl Effects {
                 Ok(None) if !self.is_still_planned(requester, creation) => {
                     Ok(Outcome::Refused(Refusal::Overtaken))
                 }
-                Ok(None) => self.create(requester, creation, &mut batch).await,
+                Ok(None) => self.try_create(requester, creation, &mut batch).await,
                 Ok(Some(why)) => Ok(Outcome::Refused(Refusal::CheckChanged(why.clone()))),
                 Err(error) => Err(Failure::Unsure(root(error))),
             };
@@ -85,12 +86,19 @@ impl Effects {
                         describe(creation),
                         root(&error)
                     ));
+                    // Those that were not tried come before this one next time.
+                    let turn = if matches!(error, Failure::Stuck(_)) {
+                        Duration::ZERO
+                    } else {
+                        AT_ONCE
+                    };
                     failed.push(("create remediation", error));
                     let failures = self
                         .world
                         .failures(name, subject, template)
                         .saturating_add(1);
-                    (why, AFTER_FAILURE.delay(failures, 0.0), failures)
+                    let wait = AFTER_FAILURE.delay(failures, 0.0);
+                    (why, wait.saturating_add(turn), failures)
                 }
             };
             let refused = Refused {
@@ -161,6 +169,26 @@ impl Effects {
             }
         };
         Ok((!same).then(|| "has changed".to_owned()))
+    }
+
+    /// Creates it, unless the kind is stuck.
+    async fn try_create(
+        &self,
+        requester: &Requester,
+        creation: &Creation,
+        batch: &mut Batch,
+    ) -> Result<Outcome, Failure> {
+        let kind = creation.template.remediation_kind();
+        if let Some(why) = batch.stuck.get(&kind) {
+            return Err(Failure::Stuck(why.clone()));
+        }
+        let created = self.create(requester, creation, batch).await;
+        if let Err(error) = &created
+            && error.class() == Class::Retry
+        {
+            batch.stuck.insert(kind, root(error));
+        }
+        created
     }
 
     async fn create(

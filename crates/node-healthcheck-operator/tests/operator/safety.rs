@@ -444,3 +444,42 @@ async fn a_decision_that_had_to_wait_is_made_again() {
     assert!(lab.names("Foo").is_empty(), "{}", lab.reason("nhc"));
     assert!(lab.reason("nhc").contains("only 2 of 5 nodes are healthy"));
 }
+
+/// 7.8 d: a kind whose creates hang costs the others one deadline at a time, not one per node.
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_hangs_does_not_hold_up_the_others() {
+    let lab = Lab::new(8);
+    lab.put_check("nhc", with(single(), "minHealthy", json!(0)));
+    put_other_check(&lab, "mine");
+    lab.api
+        .inject(Fault::on(creates("/foos"), Failure::Hang).times(1000));
+    let _operator = lab.start();
+    lab.seconds(1).await;
+    for number in 1..=8 {
+        lab.break_node(&format!("w{number}"));
+    }
+    let trying = |lab: &Lab| lab.api.requests().iter().any(creates("/foos"));
+    lab.until("it hangs", 10, trying).await;
+    lab.break_node("mine");
+    lab.until("the other one's turn", 25, |lab| {
+        lab.names("Bar") == ["mine"]
+    })
+    .await;
+}
+
+/// Defect 5: one node whose creates hang starves no other node of its kind.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_hangs_does_not_starve_its_kind() {
+    let lab = Lab::new(4);
+    lab.put_check("nhc", with(single(), "minHealthy", json!(0)));
+    let first =
+        |request: &Recorded| creates("/foos")(request) && request.body["metadata"]["name"] == "w1";
+    lab.api.inject(Fault::on(first, Failure::Hang).times(1000));
+    let _operator = lab.start();
+    lab.seconds(1).await;
+    for number in 1..=4 {
+        lab.break_node(&format!("w{number}"));
+    }
+    lab.until("all others", 30, |lab| lab.names("Foo").len() == 3)
+        .await;
+}
