@@ -51,6 +51,8 @@ pub struct MachinesObserved {
     pub control_plane: ControlPlane,
     /// The node leases that it holds.
     pub leases: BTreeMap<String, HeldLease>,
+    /// Whether another health check, in another namespace, holds its leases by the same name.
+    pub shares_holder: bool,
     /// Why remediating a machine was refused lately.
     pub refusals: BTreeMap<String, Refused>,
 }
@@ -247,6 +249,10 @@ impl<'a> Draft<'a> {
                 node: one.node().to_owned(),
                 cause: Removal::MachineGone,
             });
+        }
+        // Those of nodes that are not ours may be the other one's. Ours end by themselves then.
+        if seen.shares_holder {
+            return;
         }
         let nodes: BTreeSet<&str> = seen
             .targets

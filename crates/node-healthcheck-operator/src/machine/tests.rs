@@ -290,6 +290,7 @@ fn seen(spec: Value, machines: usize) -> MachinesObserved {
         unknown: None,
         control_plane: ControlPlane::default(),
         leases: BTreeMap::new(),
+        shares_holder: false,
         refusals: BTreeMap::new(),
     }
 }
@@ -404,6 +405,28 @@ fn too_many_unhealthy_machines_short_circuit() {
             .any(|topic| topic.reason == "RemediationSkipped");
         assert_eq!(told, !allowed);
     }
+}
+
+/// S1: the holder of a lease has no namespace.
+#[test]
+fn leases_of_another_health_check_of_the_name_are_left_alone() {
+    let mut seen = seen(spec(), 2);
+    let held = HeldLease {
+        node_uid: None,
+        acquired: Some(noon()),
+        renewed: Some(noon()),
+        duration: Some(secs(660)),
+    };
+    seen.leases.insert("elsewhere".to_owned(), held);
+    seen.shares_holder = true;
+    assert!(make(&seen).steps.is_empty());
+    seen.shares_holder = false;
+    assert_eq!(
+        make(&seen).steps,
+        [Step::ReleaseLease {
+            node: "elsewhere".to_owned()
+        }]
+    );
 }
 
 #[test]

@@ -182,6 +182,13 @@ impl World {
 }
 
 impl State {
+    /// How many MachineHealthChecks have this name, in all namespaces.
+    fn machine_checks_named(&self, name: &str) -> usize {
+        let keys = self.machines.checks.keys();
+        keys.filter(|key| key.split_once('/').is_some_and(|(_, known)| known == name))
+            .count()
+    }
+
     /// Where conflicts depend on machines, every node health check looks at them again.
     fn with_conflicts(&self, mut wakes: Wakes) -> Wakes {
         if self.cluster.conflict_by_nodes {
@@ -232,6 +239,7 @@ impl State {
                 .get(&check.holder())
                 .cloned()
                 .unwrap_or_default(),
+            shares_holder: self.machine_checks_named(&check.name) > 1,
             refusals: self.refusals.get(&check.key()).cloned().unwrap_or_default(),
             check,
         })
@@ -241,8 +249,6 @@ impl State {
 impl World {
     /// Whether there is a MachineHealthCheck of this name in any namespace.
     pub fn machine_check_named(&self, name: &str) -> bool {
-        let state = self.lock();
-        let mut keys = state.machines.checks.keys();
-        keys.any(|key| key.split_once('/').is_some_and(|(_, known)| known == name))
+        self.lock().machine_checks_named(name) > 0
     }
 }
