@@ -243,14 +243,14 @@ impl<'a> Draft<'a> {
             {
                 continue;
             }
-            self.release(one.node());
             self.step(Step::Delete {
                 remediation: one.handle(),
                 node: one.node().to_owned(),
                 cause: Removal::MachineGone,
             });
         }
-        // Those of nodes that are not ours may be the other one's. Ours end by themselves then.
+        // Not before the remediation is gone: until then its remediator works on the node. Those of
+        // nodes that are not ours may be the other one's. Ours end by themselves then.
         if seen.shares_holder {
             return;
         }

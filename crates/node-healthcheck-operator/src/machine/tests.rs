@@ -474,6 +474,30 @@ fn remediations_of_machines_that_are_gone_end() {
             ..
         }]
     ));
+    // A.10: the lease is given back when the remediation is gone, not when that begins.
+    let held = HeldLease {
+        node_uid: None,
+        acquired: Some(noon()),
+        renewed: Some(noon()),
+        duration: Some(secs(660)),
+    };
+    seen.leases.insert("n9".to_owned(), held);
+    assert!(matches!(
+        make(&seen).steps.as_slice(),
+        [Step::Delete { .. }]
+    ));
+    one.deleting_since = Some(noon());
+    seen.remediations = vec![Arc::new(one.clone())];
+    assert!(make(&seen).steps.is_empty());
+    seen.remediations.clear();
+    assert_eq!(
+        make(&seen).steps,
+        [Step::ReleaseLease {
+            node: "n9".to_owned()
+        }]
+    );
+    seen.leases.clear();
+    one.deleting_since = None;
     one.node_deletion_expected = true;
     seen.remediations = vec![Arc::new(one.clone())];
     assert!(
