@@ -52,7 +52,7 @@ pub struct Observed {
 /// The control plane nodes of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ControlPlane {
-    /// Control-plane nodes for which a remediation of any known kind exists (also one that is being
+    /// Control-plane nodes (or machines without a node) for which a remediation of any known kind exists (also one that is being
     /// deleted), with whether one of these carries the label of control-plane nodes. One without it
     /// was made by hand or for a machine, and nobody asked whether the node can be spared.
     pub remediated: BTreeMap<String, bool>,

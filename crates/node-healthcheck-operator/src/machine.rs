@@ -45,6 +45,10 @@ const NEED_A_NODE: [&str; 2] = [
     "fence-agents-remediation.medik8s.io",
 ];
 
+/// Label by which the platform says what a machine is for, and its value for the control plane.
+const ROLE_LABEL: &str = "machine.openshift.io/cluster-api-machine-role";
+const CONTROL_PLANE_ROLE: &str = "master";
+
 /// Group and version of machines and their health checks.
 pub const MACHINE_API: &str = "machine.openshift.io/v1beta1";
 
@@ -87,6 +91,17 @@ impl MachineFacts {
             last_updated: status.last_updated.map(|time| time.0),
             deleting: meta.deletion_timestamp.is_some(),
         }
+    }
+
+    /// Whether the machine is one of the control plane, also while it has no node.
+    pub fn is_control_plane(&self) -> bool {
+        self.labels.get(ROLE_LABEL).map(String::as_str) == Some(CONTROL_PLANE_ROLE)
+    }
+
+    /// By what it is counted when control-plane nodes are remediated one at a time: its node, as
+    /// long as it has one.
+    pub fn subject(&self) -> &str {
+        self.node.as_deref().unwrap_or(&self.id.name)
     }
 }
 

@@ -83,6 +83,13 @@ impl Remediation {
         self.node_annotation.as_deref().unwrap_or(&self.name)
     }
 
+    /// What it is for: its node, or else the machine without a node that it is named after.
+    pub fn subject(&self) -> &str {
+        Some(self.node())
+            .filter(|node| !node.is_empty())
+            .unwrap_or(&self.name)
+    }
+
     /// Whether it was made from a template.
     ///
     /// The name alone identifies a template only within its namespace: the remediation lives in its template's.

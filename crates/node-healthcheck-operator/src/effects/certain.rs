@@ -18,7 +18,6 @@ use super::patient::Patient;
 use crate::check::{ResourceKind, TemplateRef};
 use crate::error::Failure;
 use crate::facts::Refusal;
-use crate::node::NodeFacts;
 use crate::objects;
 use crate::plan::Creation;
 use crate::remediation::Remediation;
@@ -127,10 +126,10 @@ impl Effects {
         Ok(())
     }
 
-    /// S2, over every kind that any health check uses.
+    /// S2, over every kind that any health check uses, for a node or a machine without one.
     pub(super) async fn control_plane_forbids(
         &self,
-        node: &NodeFacts,
+        subject: &str,
         batch: &mut Batch,
     ) -> Result<Option<Refusal>, Failure> {
         let mut other = None;
@@ -148,16 +147,10 @@ impl Effects {
                 }
             }
             for one in self.listed(&kind, None, batch).await? {
-                let name = one.node().to_owned();
-                if name == node.name {
+                if one.subject() == subject {
                     own |= one.control_plane_label;
-                } else if one.control_plane_label
-                    || self
-                        .world
-                        .node(&name)
-                        .is_some_and(|other| other.is_control_plane())
-                {
-                    other = Some(name);
+                } else if self.world.is_for_control_plane(one) {
+                    other = Some(one.subject().to_owned());
                 }
             }
         }
@@ -170,7 +163,7 @@ impl Effects {
             return Ok(Some(Refusal::ControlPlaneBusy(other)));
         }
         if self.world.is_openshift() {
-            return self.etcd_forbids(&node.name).await;
+            return self.etcd_forbids(subject).await;
         }
         Ok(None)
     }

@@ -233,15 +233,15 @@ impl Effects {
                 kind.kind
             )));
         }
-        if let Some(node) = &patient.node {
-            if node.is_control_plane()
-                && let Some(why) = self.control_plane_forbids(node, batch).await?
-            {
-                return refused(why);
-            }
-            if let Some(why) = self.take_lease(requester, creation, node).await? {
-                return refused(why);
-            }
+        if patient.control_plane
+            && let Some(why) = self.control_plane_forbids(patient.subject(), batch).await?
+        {
+            return refused(why);
+        }
+        if let Some(node) = &patient.node
+            && let Some(why) = self.take_lease(requester, creation, node).await?
+        {
+            return refused(why);
         }
         let machine_kind = ResourceKind::new(MACHINE_API, "Machine");
         let blueprint = Blueprint {

@@ -26,6 +26,8 @@ pub(super) struct Patient {
     pub(super) node: Option<NodeFacts>,
     /// The machine and its UID, if a MachineHealthCheck asks.
     pub(super) machine: Option<(MachineRef, String)>,
+    /// Whether the node or the machine is one of the control plane.
+    pub(super) control_plane: bool,
 }
 
 impl Patient {
@@ -40,7 +42,15 @@ impl Patient {
     /// Whether its remediation carries the label of control-plane nodes. Those of
     /// MachineHealthChecks do not, as in the original.
     pub(super) fn is_labelled(&self) -> bool {
-        self.machine.is_none() && self.node.as_ref().is_some_and(NodeFacts::is_control_plane)
+        self.machine.is_none() && self.control_plane
+    }
+
+    /// By what it is counted when control-plane nodes are remediated one at a time.
+    pub(super) fn subject(&self) -> &str {
+        match &self.machine {
+            Some((machine, _)) if self.node_name.is_empty() => &machine.name,
+            Some(_) | None => &self.node_name,
+        }
     }
 
     /// For events.
@@ -90,6 +100,7 @@ impl Effects {
             }
             Class::Matching { .. } => Ok(Ok(Patient {
                 node_name: node.name.clone(),
+                control_plane: node.is_control_plane(),
                 node: Some(node),
                 machine: None,
             })),
@@ -131,6 +142,8 @@ impl Effects {
         match judge(check, &machine, &target, self.clock.now()) {
             Need::Remediation { .. } => Ok(Ok(Patient {
                 node_name: machine.node.clone().unwrap_or_default(),
+                control_plane: machine.is_control_plane()
+                    || node.as_ref().is_some_and(NodeFacts::is_control_plane),
                 node,
                 machine: Some((machine.id, machine.uid)),
             })),

@@ -380,7 +380,7 @@ impl<'a> Draft<'a> {
         }
         let control_plane = is_control_plane(target);
         if control_plane {
-            planned.clone_from(&machine.node);
+            *planned = Some(machine.subject().to_owned());
         }
         self.step(Step::Create(Creation {
             node: machine.node.clone().unwrap_or_default(),
@@ -411,23 +411,23 @@ impl<'a> Draft<'a> {
                 kind.kind
             )));
         }
-        if let TargetNode::Exists(node) = &target.node {
-            if node.exclusion() == Exclusion::Excluded {
-                return Some(Refusal::Unsuitable(format!(
-                    "node {} is excluded",
-                    node.name
-                )));
-            }
-            let busy = &seen.control_plane.remediated;
-            if node.is_control_plane() && busy.get(&node.name) != Some(&true) {
-                let other = busy
-                    .keys()
-                    .map(String::as_str)
-                    .chain(planned)
-                    .find(|other| *other != node.name);
-                if let Some(other) = other {
-                    return Some(Refusal::ControlPlaneBusy(other.to_owned()));
-                }
+        if let TargetNode::Exists(node) = &target.node
+            && node.exclusion() == Exclusion::Excluded
+        {
+            return Some(Refusal::Unsuitable(format!(
+                "node {} is excluded",
+                node.name
+            )));
+        }
+        let (busy, subject) = (&seen.control_plane.remediated, target.machine.subject());
+        if is_control_plane(target) && busy.get(subject) != Some(&true) {
+            let other = busy
+                .keys()
+                .map(String::as_str)
+                .chain(planned)
+                .find(|other| *other != subject);
+            if let Some(other) = other {
+                return Some(Refusal::ControlPlaneBusy(other.to_owned()));
             }
         }
         let refused = seen.refusals.get(&target.machine.id.name)?;
@@ -476,5 +476,6 @@ impl<'a> Draft<'a> {
 }
 
 fn is_control_plane(target: &Target) -> bool {
-    matches!(&target.node, TargetNode::Exists(node) if node.is_control_plane())
+    target.machine.is_control_plane()
+        || matches!(&target.node, TargetNode::Exists(node) if node.is_control_plane())
 }

@@ -575,6 +575,29 @@ fn control_plane_machines_are_remediated_one_at_a_time() {
     assert!(created(&make(&seen)).is_empty());
 }
 
+/// S2: what a machine is for does not depend on its node.
+#[test]
+fn a_control_plane_machine_without_a_node_counts_as_well() {
+    for node in [TargetNode::None, TargetNode::Missing("n1".to_owned())] {
+        let mut seen = seen(spec(), 1);
+        let mut failed = machine("m1", None);
+        failed.failed = true;
+        failed
+            .labels
+            .insert(ROLE_LABEL.to_owned(), CONTROL_PLANE_ROLE.to_owned());
+        seen.targets[0] = Target {
+            machine: Arc::new(failed),
+            node,
+        };
+        assert_eq!(created(&make(&seen)), ["m1"]);
+        seen.control_plane
+            .remediated
+            .insert("elsewhere".to_owned(), true);
+        let plan = make(&seen);
+        assert!(created(&plan).is_empty() && plan.waits_for_control_plane);
+    }
+}
+
 #[test]
 fn an_overdue_remediation_is_told_to_stop_once_and_gives_its_lease_back() {
     let mut seen = seen(spec(), 2);

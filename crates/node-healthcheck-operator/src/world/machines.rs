@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use medik8s_api::foreign::MachineHealthCheck;
 
 use super::{State, Wakes, World};
-use crate::check::Problem;
+use crate::check::{Problem, ResourceKind};
 use crate::machine::plan::{MachinesObserved, Target};
-use crate::machine::{MachineCheck, MachineFacts, TargetNode};
+use crate::machine::{MACHINE_API, MachineCheck, MachineFacts, TargetNode};
 use crate::node::{MachineRef, NodeFacts};
+use crate::remediation::Remediation;
 
 /// A MachineHealthCheck as stored and as parsed.
 #[derive(Debug, Clone)]
@@ -62,6 +63,23 @@ impl Machines {
                 };
                 let mut selected = self.all.values().filter(|machine| check.selects(machine));
                 selected.any(|machine| nodes.iter().any(|n| machine.node.as_ref() == Some(&n.name)))
+            })
+    }
+
+    /// The known machines that own a remediation.
+    pub(super) fn owning<'a>(
+        &'a self,
+        remediation: &'a Remediation,
+    ) -> impl Iterator<Item = &'a MachineFacts> {
+        let owners = remediation.owners.iter();
+        owners
+            .filter(|owner| owner.kind == ResourceKind::new(MACHINE_API, "Machine"))
+            .filter_map(|owner| {
+                let id = MachineRef {
+                    namespace: remediation.namespace.clone(),
+                    name: owner.name.clone(),
+                };
+                self.all.get(&id).map(AsRef::as_ref)
             })
     }
 

@@ -10,6 +10,7 @@ use medik8s_api::remediation::NodeHealthCheckStatus;
 use super::{Listing, State, World, owner_of};
 use crate::check::{Check, Problem, ResourceKind, TemplateRef, TemplateState};
 use crate::facts::{Cluster, ControlPlane, MachineHealthChecks, Observed};
+use crate::machine::MachineFacts;
 use crate::node::NodeFacts;
 use crate::remediation::Remediation;
 
@@ -39,6 +40,12 @@ pub enum Seen {
 }
 
 impl World {
+    /// Whether a remediation, which need not be known, is for a node or machine of the control
+    /// plane.
+    pub fn is_for_control_plane(&self, remediation: &Remediation) -> bool {
+        self.lock().is_for_control_plane(remediation)
+    }
+
     /// Takes the picture for one health check.
     pub fn observe(&self, name: &str, now: Timestamp) -> Seen {
         let mut state = self.lock();
@@ -209,8 +216,18 @@ impl State {
             .flat_map(|entry| entry.objects.values())
     }
 
-    /// A remediation counts for the control plane by its label, or by its node: those of
-    /// MachineHealthChecks and of people have no label.
+    /// A remediation counts for the control plane by its label, by its node, or by the machine that
+    /// owns it: those of MachineHealthChecks and of people have no label, and the node may be gone.
+    pub(super) fn is_for_control_plane(&self, remediation: &Remediation) -> bool {
+        let node = self.nodes.get(remediation.node());
+        remediation.control_plane_label
+            || node.is_some_and(|node| node.is_control_plane())
+            || self
+                .machines
+                .owning(remediation)
+                .any(MachineFacts::is_control_plane)
+    }
+
     pub(super) fn control_plane(&self) -> ControlPlane {
         let mut found = ControlPlane::default();
         for node in self.nodes.values().filter(|node| node.is_control_plane()) {
@@ -220,9 +237,8 @@ impl State {
             }
         }
         for remediation in self.all_remediations() {
-            let node = self.nodes.get(remediation.node());
-            if remediation.control_plane_label || node.is_some_and(|node| node.is_control_plane()) {
-                let name = remediation.node().to_owned();
+            if self.is_for_control_plane(remediation) {
+                let name = remediation.subject().to_owned();
                 *found.remediated.entry(name).or_default() |= remediation.control_plane_label;
             }
         }

@@ -150,6 +150,94 @@ async fn an_unsupported_topology_disables() {
     );
 }
 
+/// Three control-plane nodes under one health check.
+fn put_control_plane(lab: &Lab) {
+    for name in ["cp1", "cp2", "cp3"] {
+        lab.api
+            .put(&node(name).control_plane().ready(lab.ago(3600)));
+    }
+    let selector = json!({"matchLabels": {"node-role.kubernetes.io/control-plane": ""}});
+    lab.put_check("nhc", with(single(), "selector", selector));
+}
+
+/// The budget of etcd's guards, and the guard on cp1.
+fn put_etcd_guard(lab: &Lab, allowed: i32, guard_ready: &str) {
+    let mut budget: PodDisruptionBudget = serde_json::from_value(json!({
+        "metadata": {"name": "etcd-guard-pdb", "namespace": "openshift-etcd"},
+        "spec": {"selector": {"matchLabels": {"app": "guard"}}},
+    }))
+    .unwrap();
+    budget.status = serde_json::from_value(json!({
+        "disruptionsAllowed": allowed, "currentHealthy": 3, "desiredHealthy": 2, "expectedPods": 3,
+    }))
+    .unwrap();
+    lab.api.put(&budget);
+    let guard: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "guard", "namespace": "openshift-etcd", "labels": {"app": "guard"}},
+        "spec": {"nodeName": "cp1", "containers": []},
+        "status": {"conditions": [{"type": "Ready", "status": guard_ready}]},
+    }))
+    .unwrap();
+    lab.api.put(&guard);
+}
+
+/// 8.2.1 (i): only a remediation with the label says that etcd was asked before.
+#[tokio::test(start_paused = true)]
+async fn a_remediation_by_hand_opens_no_way_around_etcd() {
+    let lab = openshift(0);
+    put_control_plane(&lab);
+    put_etcd_guard(&lab, 0, "True");
+    lab.api.put_value(json!({
+        "apiVersion": API, "kind": "Foo",
+        "metadata": {"name": "by-hand", "namespace": NAMESPACE, "annotations": {NODE_NAME: "cp1"}},
+        "spec": {},
+    }));
+    let _operator = lab.start();
+    lab.seconds(1).await;
+    lab.break_node("cp1");
+    lab.until("refused", 10, |lab| {
+        lab.reason("nhc").contains("etcd guard: LiveMember")
+    })
+    .await;
+    lab.seconds(70).await;
+    assert_eq!(lab.names("Foo"), ["by-hand"]);
+}
+
+/// S2 across health checks of both kinds, for a machine that never got a node.
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_machine_without_a_node_waits_for_the_others() {
+    let lab = openshift(0);
+    lab.api.put(&gates(true));
+    put_control_plane(&lab);
+    put_etcd_guard(&lab, 1, "True");
+    machine_check(&lab, json!([]));
+    let _operator = lab.start_with(true);
+    lab.seconds(1).await;
+    lab.break_node("cp2");
+    lab.until("the node's turn", 10, |lab| lab.remediated() == ["cp2"])
+        .await;
+    let mut machine = Machine::new("m1", MachineSpec::default());
+    machine.metadata.namespace = Some(MACHINES.to_owned());
+    let role = "machine.openshift.io/cluster-api-machine-role".to_owned();
+    machine.metadata.labels = Some([(role, "master".to_owned())].into());
+    machine.status = serde_json::from_value(json!({"phase": "Failed"})).unwrap();
+    lab.api.put(&machine);
+    lab.seconds(70).await;
+    assert!(names(&lab).is_empty());
+    lab.heal_node("cp2");
+    lab.until("the machine's turn", 70, |lab| names(lab) == ["m1"])
+        .await;
+    lab.break_node("cp3");
+    lab.until("the other way round", 10, |lab| {
+        lab.reason("nhc")
+            .contains("control plane node m1 is being remediated")
+    })
+    .await;
+    lab.seconds(70).await;
+    assert_eq!(names(&lab), ["m1"]);
+    assert!(lab.remediated().iter().all(|name| name != "cp3"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn etcd_is_asked_before_a_control_plane_node_is_remediated() {
     for (allowed, guard_ready, created) in [
@@ -159,29 +247,8 @@ async fn etcd_is_asked_before_a_control_plane_node_is_remediated() {
         (0, "False", true),
     ] {
         let lab = openshift(0);
-        for name in ["cp1", "cp2", "cp3"] {
-            lab.api
-                .put(&node(name).control_plane().ready(lab.ago(3600)));
-        }
-        let selector = json!({"matchLabels": {"node-role.kubernetes.io/control-plane": ""}});
-        lab.put_check("nhc", with(single(), "selector", selector));
-        let mut budget: PodDisruptionBudget = serde_json::from_value(json!({
-            "metadata": {"name": "etcd-guard-pdb", "namespace": "openshift-etcd"},
-            "spec": {"selector": {"matchLabels": {"app": "guard"}}},
-        }))
-        .unwrap();
-        budget.status = serde_json::from_value(json!({
-            "disruptionsAllowed": allowed, "currentHealthy": 3, "desiredHealthy": 2, "expectedPods": 3,
-        }))
-        .unwrap();
-        lab.api.put(&budget);
-        let guard: Pod = serde_json::from_value(json!({
-            "metadata": {"name": "guard", "namespace": "openshift-etcd", "labels": {"app": "guard"}},
-            "spec": {"nodeName": "cp1", "containers": []},
-            "status": {"conditions": [{"type": "Ready", "status": guard_ready}]},
-        }))
-        .unwrap();
-        lab.api.put(&guard);
+        put_control_plane(&lab);
+        put_etcd_guard(&lab, allowed, guard_ready);
         let _operator = lab.start();
         lab.seconds(1).await;
         lab.set_ready("cp1", Status::Unknown);
