@@ -167,7 +167,16 @@ impl ClusterWatch {
             scene.gate.follow();
         }
         if openshift && self.is_new(Topic::Versions) {
-            self.follow_versions(scene);
+            // An upgrade that is under way postpones everything, also the first pass. Versions that
+            // cannot be read postpone nothing.
+            let versions = self.follow_versions(scene);
+            if tokio::time::timeout(PATIENCE, versions.synced(stop))
+                .await
+                .is_err()
+            {
+                let topic = Topic::Versions.name();
+                tracing::error!(topic, "cannot be read; taken for no upgrade until then");
+            }
         }
         if machine_api && self.is_new(Topic::MachineHealthChecks) {
             if scene.world.conflicts_by_nodes() {
@@ -282,16 +291,17 @@ impl ClusterWatch {
         }
     }
 
-    fn follow_versions(&self, scene: &Scene) {
+    fn follow_versions(&self, scene: &Scene) -> Cache<ClusterVersion> {
         let mut informer = Informer::new(
             "clusterversions",
             Api::<ClusterVersion>::all(self.client.clone()),
             watcher::Config::default(),
             &scene.metrics,
         );
-        let (cache, inner) = (informer.cache(), scene.clone());
+        let cache = informer.cache();
+        let (known, inner) = (cache.clone(), scene.clone());
         informer.on_change(move |change| {
-            let upgrading = cache.list().iter().find_map(|version| upgrading(version));
+            let upgrading = known.list().iter().find_map(|version| upgrading(version));
             inner.queues.wake(
                 inner
                     .world
@@ -302,6 +312,7 @@ impl ClusterWatch {
         scene
             .spawner
             .worker("watch cluster versions", |stop| informer.run(stop));
+        cache
     }
 
     fn follow_machine_health_checks(&self, scene: &Scene) -> Cache<MachineHealthCheck> {

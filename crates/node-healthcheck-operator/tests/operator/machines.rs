@@ -8,6 +8,8 @@ use medik8s_api::foreign::{
 };
 use medik8s_core::conditions::Status;
 use medik8s_testing::build::{NodeExt, node};
+use medik8s_testing::fake::{Failure, Fault};
+use medik8s_testing::wire::Recorded;
 use serde_json::{Value, json};
 
 use super::lab::*;
@@ -130,6 +132,33 @@ async fn an_upgrade_postpones() {
     lab.api.put(&version(false));
     lab.until("at once", 2, |lab| lab.names("Foo") == ["w1"])
         .await;
+}
+
+/// S3, section 10: a new leader knows of the upgrade before it does anything.
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_postpones_also_the_first_pass() {
+    for (late, created) in [(true, false), (false, true)] {
+        let lab = openshift(3);
+        lab.put_check("nhc", single());
+        lab.api.put(&version(true));
+        lab.break_node("w1");
+        lab.seconds(10).await;
+        let versions = |request: &Recorded| request.path.ends_with("/clusterversions");
+        if late {
+            // The list of them takes its time.
+            lab.api.inject(Fault::on(
+                versions,
+                Failure::Late(std::time::Duration::from_secs(3)),
+            ));
+        } else {
+            // Nobody waits for ever.
+            lab.api
+                .inject(Fault::on(versions, Failure::Hang).times(1000));
+        }
+        let _operator = lab.start();
+        lab.seconds(20).await;
+        assert_eq!(!lab.names("Foo").is_empty(), created, "{late}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
