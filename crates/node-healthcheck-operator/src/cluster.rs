@@ -335,7 +335,7 @@ impl ClusterWatch {
                 )),
                 (None, None) => Wakes::new(),
             };
-            if !wakes.is_empty() && inner.world.machines_are_ours() {
+            if !wakes.is_empty() {
                 inner.gate.follower.adjust();
             }
             inner.queues.wake(wakes);

@@ -357,10 +357,15 @@ impl State {
             .values()
             .filter_map(|known| known.parsed.as_ref().ok())
             .flat_map(|check| check.templates().cloned().collect::<Vec<_>>());
+        // Remediations of the platform's own controller, where it may work beside us, count for the
+        // control plane as well.
+        let followed = self.machines.ours || self.cluster.conflict_by_nodes;
         let of_machines = self
             .machines
-            .active()
-            .filter_map(|(_, known)| known.parsed.as_ref().ok()?.template.clone());
+            .checks
+            .values()
+            .filter(|_| followed)
+            .filter_map(|known| known.parsed.as_ref().ok()?.template.clone());
         templates
             .chain(of_machines)
             .map(|template| (template.kind.clone(), template.remediation_kind()))

@@ -643,3 +643,53 @@ async fn machine_health_checks_of_other_nodes_can_be_allowed() {
     })
     .await;
 }
+
+/// S2: what the platform's own controller remediates counts, also a kind that only it uses.
+#[tokio::test(start_paused = true)]
+async fn remediations_of_allowed_machine_health_checks_count_for_the_control_plane() {
+    let lab = openshift(0);
+    put_control_plane(&lab);
+    put_etcd_guard(&lab, 1, "True");
+    for (kind, plural) in [("Late", "lates"), ("LateTemplate", "latetemplates")] {
+        lab.api
+            .add_dynamic_kind("late.example.com/v1", kind, plural, true);
+    }
+    let mut check = MachineHealthCheck::new(
+        "platform",
+        serde_json::from_value(json!({
+            "selector": {"matchLabels": {"nothing": "matches"}}, "unhealthyConditions": [],
+            "remediationTemplate":
+                {"apiVersion": "late.example.com/v1", "kind": "LateTemplate", "name": "late"},
+        }))
+        .unwrap(),
+    );
+    check.metadata.namespace = Some(MACHINES.to_owned());
+    lab.api.put(&check);
+    let mut machine = Machine::new("m1", MachineSpec::default());
+    machine.metadata.namespace = Some(MACHINES.to_owned());
+    let role = "machine.openshift.io/cluster-api-machine-role".to_owned();
+    machine.metadata.labels = Some([(role, "master".to_owned())].into());
+    let uid = lab.api.put(&machine).metadata.uid;
+    // As the platform's controller names and owns it.
+    lab.api.put_value(json!({
+        "apiVersion": "late.example.com/v1", "kind": "Late",
+        "metadata": {"name": "m1", "namespace": MACHINES, "ownerReferences": [{
+            "apiVersion": "machine.openshift.io/v1beta1", "kind": "Machine", "name": "m1", "uid": uid}]},
+        "spec": {},
+    }));
+    let _operator = lab.start_with(true);
+    lab.until("enabled", 10, |lab| lab.phase("nhc") == "Enabled")
+        .await;
+    lab.break_node("cp1");
+    lab.until("waits", 10, |lab| {
+        lab.reason("nhc")
+            .contains("control plane node m1 is being remediated")
+    })
+    .await;
+    lab.seconds(70).await;
+    assert!(lab.names("Foo").is_empty());
+    lab.api
+        .remove_value("late.example.com/v1", "Late", Some(MACHINES), "m1");
+    lab.until("its turn", 5, |lab| lab.names("Foo") == ["cp1"])
+        .await;
+}
