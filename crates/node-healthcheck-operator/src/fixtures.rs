@@ -366,6 +366,10 @@ impl World {
                 let kind = creation.template.remediation_kind().kind;
                 let mut new = remediation(&kind, &creation.template.name, &creation.node, now);
                 new.control_plane_label = creation.control_plane;
+                if creation.template.namespace != NAMESPACE {
+                    new.uid.push_str(&creation.template.namespace);
+                    new.namespace.clone_from(&creation.template.namespace);
+                }
                 self.seen
                     .leases
                     .entry(creation.node.clone())

@@ -26,7 +26,7 @@ pub(super) fn unhealthy(
 
 /// The entries of a node's remediations: those stored, brought up to date with those that exist.
 ///
-/// An entry stands for kind, template and UID. A new object of the same template replaces the old
+/// An entry stands for kind, template (by namespace and name) and UID. A new object of the same template replaces the old
 /// entry and starts afresh; two templates of one kind have two entries.
 pub(super) fn remediations(
     stored: Option<&UnhealthyNode>,
@@ -52,6 +52,7 @@ pub(super) fn remediations(
         let fresh = entry_of(remediation, now);
         let replaced = list.iter_mut().find(|entry| {
             same_kind(entry, remediation)
+                && namespace_of(entry) == remediation.namespace
                 && same_template(entry, remediation.template.as_deref())
                 && !own.iter().any(|other| other.uid == uid_of(entry))
         });
@@ -70,13 +71,14 @@ pub(super) fn of_template<'e>(
     template: &TemplateRef,
 ) -> impl Iterator<Item = &'e Entry> {
     let kind = template.remediation_kind();
-    let name = template.name.clone();
+    let (namespace, name) = (template.namespace.clone(), template.name.clone());
     stored
         .into_iter()
         .flat_map(|entry| entry.remediations.iter().flatten())
         .filter(move |entry| {
             entry.resource.kind.as_deref() == Some(kind.kind.as_str())
                 && entry.resource.api_version.as_deref() == Some(kind.api_version.as_str())
+                && namespace_of(entry) == namespace
                 && same_template(entry, Some(&name))
         })
 }
@@ -121,6 +123,11 @@ fn annotated_time(remediation: &Remediation, now: Timestamp) -> Timestamp {
 
 fn uid_of(entry: &Entry) -> &str {
     entry.resource.uid.as_deref().unwrap_or_default()
+}
+
+/// A remediation lives in the namespace of its template.
+fn namespace_of(entry: &Entry) -> &str {
+    entry.resource.namespace.as_deref().unwrap_or_default()
 }
 
 fn same_kind(entry: &Entry, remediation: &Remediation) -> bool {

@@ -76,6 +76,28 @@ fn the_published_timeline() {
     );
 }
 
+/// 7.7: a template is known by its namespace, too.
+#[test]
+fn two_templates_of_one_name_are_two_steps() {
+    let mut spec = escalating(&[
+        ("FooTemplate", "foo", 1, "2m"),
+        ("FooTemplate", "foo", 2, "2m"),
+    ]);
+    spec["escalatingRemediations"][1]["remediationTemplate"]["namespace"] = json!("elsewhere");
+    let mut world = sick(spec);
+    world.now = at(120);
+    world.pass();
+    world.now = at(121);
+    let plan = world.pass();
+    let [Step::Create(creation)] = plan.steps.as_slice() else {
+        panic!("{:?}", plan.steps)
+    };
+    assert_eq!(creation.template.namespace, "elsewhere");
+    let entries = world.entry("w1").unwrap().remediations.clone().unwrap();
+    let timed_out: Vec<bool> = entries.iter().map(|one| one.timed_out.is_some()).collect();
+    assert_eq!(timed_out, [true, false]);
+}
+
 #[test]
 fn failure_ends_a_step_at_once_but_only_when_escalating() {
     let mut world = sick(two_steps());
