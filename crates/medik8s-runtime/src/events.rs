@@ -7,7 +7,8 @@
 //! # Guarantees
 //! Recording never waits and never fails: an Event that cannot be written is logged and counted.
 //! The same Event again raises `count` and `lastTimestamp` of the first one. An object gets at most
-//! 25 Events at once and one more every 5 minutes, as client-go's spam filter does.
+//! 25 Events of a reason at once and one more every 5 minutes. (client-go's spam filter counts all
+//! reasons together: the reports of many nodes hide the one Event that says why nothing is done.)
 
 use std::time::Duration;
 

@@ -75,12 +75,18 @@ impl Announcement {
 pub struct Ledger(Notices);
 
 impl Ledger {
-    /// Takes what is true now and returns what is new about it. What is no longer true is forgotten,
-    /// so that it is said again when it returns.
+    /// Takes what is true now and returns what is new about it: first what concerns the health check
+    /// as a whole, since only so many events can wait. What is no longer true is forgotten, so that
+    /// it is said again when it returns.
     pub fn update(&mut self, notices: Notices) -> Vec<Announcement> {
-        let news = notices
+        let new = notices
             .iter()
-            .filter(|(topic, notice)| self.0.get(topic) != Some(notice))
+            .filter(|(topic, notice)| self.0.get(topic) != Some(notice));
+        let (whole, single): (Vec<_>, Vec<_>) =
+            new.partition(|(topic, _)| topic.subject.is_empty());
+        let news = whole
+            .into_iter()
+            .chain(single)
             .map(|(topic, notice)| Announcement {
                 severity: notice.severity,
                 reason: topic.reason,

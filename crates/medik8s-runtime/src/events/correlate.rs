@@ -7,7 +7,7 @@ use super::{Told, Type};
 /// Events remembered for aggregation. The API server keeps them for an hour by default.
 const REMEMBERED: usize = 512;
 const REMEMBER_FOR: Duration = Duration::from_mins(50);
-/// client-go's `EventSourceObjectSpamFilter`: burst and refill.
+/// Burst and refill of client-go's `EventSourceObjectSpamFilter`.
 const BURST: f64 = 25.0;
 const REFILL: Duration = Duration::from_mins(5);
 
@@ -72,7 +72,7 @@ pub(super) enum Verdict {
     New,
     /// Count the one that is there.
     Again(Written),
-    /// The object has had too many.
+    /// The object has had too many of this reason.
     Spam,
 }
 
@@ -80,13 +80,14 @@ pub(super) enum Verdict {
 #[derive(Debug, Default)]
 pub(super) struct Correlator {
     known: BTreeMap<Same, Remembered>,
-    buckets: BTreeMap<Object, Bucket>,
+    /// Per object and reason: many of one kind must not hide the one of another that explains them.
+    buckets: BTreeMap<(Object, String), Bucket>,
 }
 
 impl Correlator {
     /// Decides about an Event at boot time `now`.
     pub(super) fn judge(&mut self, same: &Same, now: Duration) -> Verdict {
-        if !self.take_token(&same.object, now) {
+        if !self.take_token(same, now) {
             return Verdict::Spam;
         }
         match self.known.get(same) {
@@ -113,14 +114,14 @@ impl Correlator {
         self.known.remove(same);
     }
 
-    fn take_token(&mut self, object: &Object, now: Duration) -> bool {
+    fn take_token(&mut self, same: &Same, now: Duration) -> bool {
         if self.buckets.len() > REMEMBERED {
             // A full bucket says nothing that a new one would not.
             self.buckets.retain(|_, bucket| bucket.at(now) < BURST);
         }
         let bucket = self
             .buckets
-            .entry(object.clone())
+            .entry((same.object.clone(), same.reason.clone()))
             .or_insert_with(|| Bucket {
                 tokens: BURST,
                 filled: now,

@@ -36,3 +36,10 @@ fn says_a_thing_once_while_it_is_true() {
     assert!(ledger.update(notices(&[])).is_empty());
     assert_eq!(said(&ledger.update(one)), ["x"], "it is true again");
 }
+
+#[test]
+fn says_first_what_concerns_everybody() {
+    let mut ledger = Ledger::default();
+    let all = notices(&[("A", "n1", "x"), ("A", "n2", "y"), ("B", "", "why")]);
+    assert_eq!(said(&ledger.update(all)), ["why", "x", "y"]);
+}

@@ -310,3 +310,20 @@ async fn leases_of_a_health_check_that_was_deleted_meanwhile_are_given_back() {
     })
     .await;
 }
+
+/// The reports of many nodes do not hide the events that say why nothing is done.
+#[tokio::test(start_paused = true)]
+async fn a_storm_is_told_whatever_the_number_of_nodes() {
+    let lab = Lab::new(40);
+    lab.put_check("nhc", with(single(), "stormCooldownDuration", json!("30s")));
+    let _operator = lab.start();
+    lab.seconds(1).await;
+    for number in 1..=30 {
+        lab.break_node(&format!("w{number}"));
+    }
+    lab.until("told", 20, |lab| {
+        lab.told("StormRecoveryStarted") == 1 && lab.told("RemediationSkipped") == 1
+    })
+    .await;
+    assert_eq!(lab.told("DetectedUnhealthy"), 25);
+}
