@@ -33,6 +33,8 @@ pub struct Observed {
     pub templates: Templates,
     /// Those of its remediation kinds whose objects are not known, and why.
     pub unknown_kinds: BTreeMap<ResourceKind, String>,
+    /// Those of its remediation kinds that the cluster does not serve.
+    pub missing_kinds: BTreeSet<ResourceKind>,
     /// Nodes that exist but are not selected, as far as a remediation or the status names them.
     pub unselected: BTreeSet<String>,
     /// Selected nodes for which a remediation of any health check's kinds exists.

@@ -175,6 +175,7 @@ impl World {
                 remediations: Vec::new(),
                 templates,
                 unknown_kinds: BTreeMap::new(),
+                missing_kinds: std::collections::BTreeSet::new(),
                 unselected: std::collections::BTreeSet::new(),
                 remediated_by_anyone: std::collections::BTreeSet::new(),
                 control_plane: crate::facts::ControlPlane::default(),

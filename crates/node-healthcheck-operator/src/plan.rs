@@ -390,7 +390,8 @@ impl<'a> Draft<'a> {
 
     /// Keeps a node in the status, with an entry for each of its remediations.
     fn track(&mut self, node: &str, own: &[&Remediation]) {
-        let entry = entries::unhealthy(node, self.stored.get(node).copied(), own, self.now);
+        let stored = self.stored.get(node).copied();
+        let entry = entries::unhealthy(node, stored, own, self.seen, self.now);
         self.entries.insert(node.to_owned(), entry);
     }
 

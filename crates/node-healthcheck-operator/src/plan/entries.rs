@@ -5,7 +5,8 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use medik8s_api::remediation::{Remediation as Entry, UnhealthyNode};
 
 use super::stored_time;
-use crate::check::TemplateRef;
+use crate::check::{ResourceKind, TemplateRef};
+use crate::facts::Observed;
 use crate::remediation::Remediation;
 
 /// The entry of a node that is unhealthy (or soon): nothing of an earlier recovery is left in it.
@@ -13,9 +14,10 @@ pub(super) fn unhealthy(
     node: &str,
     stored: Option<&UnhealthyNode>,
     own: &[&Remediation],
+    seen: &Observed,
     now: Timestamp,
 ) -> UnhealthyNode {
-    let list = remediations(stored, own, now);
+    let list = remediations(stored, own, seen, now);
     UnhealthyNode {
         name: node.to_owned(),
         remediations: (!list.is_empty()).then_some(list),
@@ -28,9 +30,14 @@ pub(super) fn unhealthy(
 ///
 /// An entry stands for kind, template (by namespace and name) and UID. A new object of the same template replaces the old
 /// entry and starts afresh; two templates of one kind have two entries.
-pub(super) fn remediations(
+///
+/// The entry of an object that is gone stays only if its step timed out, so that the step is not
+/// repeated, and not even then if its remediator is uninstalled: entries keep a health check from
+/// being edited and deleted.
+fn remediations(
     stored: Option<&UnhealthyNode>,
     own: &[&Remediation],
+    seen: &Observed,
     now: Timestamp,
 ) -> Vec<Entry> {
     let mut list = stored
@@ -51,7 +58,7 @@ pub(super) fn remediations(
         }
         let fresh = entry_of(remediation, now);
         let replaced = list.iter_mut().find(|entry| {
-            same_kind(entry, remediation)
+            is_of_kind(entry, &remediation.kind)
                 && namespace_of(entry) == remediation.namespace
                 && same_template(entry, remediation.template.as_deref())
                 && !own.iter().any(|other| other.uid == uid_of(entry))
@@ -61,6 +68,13 @@ pub(super) fn remediations(
             None => list.push(fresh),
         }
     }
+    list.retain(|entry| {
+        let of = |kind: &ResourceKind| is_of_kind(entry, kind);
+        let exists = own.iter().any(|one| one.uid == uid_of(entry));
+        let may_exist = seen.unknown_kinds.keys().any(of);
+        let counts = entry.timed_out.is_some() && !seen.missing_kinds.iter().any(of);
+        exists || may_exist || counts
+    });
     debug_assert!(own.iter().all(|remediation| known(&list, &remediation.uid)));
     list
 }
@@ -76,8 +90,7 @@ pub(super) fn of_template<'e>(
         .into_iter()
         .flat_map(|entry| entry.remediations.iter().flatten())
         .filter(move |entry| {
-            entry.resource.kind.as_deref() == Some(kind.kind.as_str())
-                && entry.resource.api_version.as_deref() == Some(kind.api_version.as_str())
+            is_of_kind(entry, &kind)
                 && namespace_of(entry) == namespace
                 && same_template(entry, Some(&name))
         })
@@ -130,9 +143,10 @@ fn namespace_of(entry: &Entry) -> &str {
     entry.resource.namespace.as_deref().unwrap_or_default()
 }
 
-fn same_kind(entry: &Entry, remediation: &Remediation) -> bool {
-    entry.resource.kind.as_deref() == Some(remediation.kind.kind.as_str())
-        && entry.resource.api_version.as_deref() == Some(remediation.kind.api_version.as_str())
+/// Whether an entry stands for an object of a kind.
+pub(super) fn is_of_kind(entry: &Entry, kind: &ResourceKind) -> bool {
+    entry.resource.kind.as_deref() == Some(kind.kind.as_str())
+        && entry.resource.api_version.as_deref() == Some(kind.api_version.as_str())
 }
 
 /// Whether an entry stands for a template of its kind. Entries of older releases have no name.

@@ -33,7 +33,7 @@ impl<'a> Draft<'a> {
             delayed |= self.end(node, remediation);
         }
         let stored = self.stored.get(node.name.as_str()).copied();
-        let mut entry = entries::unhealthy(&node.name, stored, &own, self.now);
+        let mut entry = entries::unhealthy(&node.name, stored, &own, self.seen, self.now);
         entry.conditions_healthy_timestamp = stored
             .and_then(|stored| stored.conditions_healthy_timestamp.clone())
             .or_else(|| Some(stored_time(self.now)));
@@ -73,12 +73,11 @@ impl<'a> Draft<'a> {
             return false;
         };
         let unknown = &self.seen.unknown_kinds;
-        entry.remediations.iter().flatten().any(|entry| {
-            unknown.keys().any(|kind| {
-                entry.resource.kind.as_deref() == Some(kind.kind.as_str())
-                    && entry.resource.api_version.as_deref() == Some(kind.api_version.as_str())
-            })
-        })
+        entry
+            .remediations
+            .iter()
+            .flatten()
+            .any(|entry| unknown.keys().any(|kind| entries::is_of_kind(entry, kind)))
     }
 
     /// Ends one remediation, now or after its delay; returns whether it is delayed.

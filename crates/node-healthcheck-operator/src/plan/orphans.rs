@@ -1,6 +1,6 @@
 //! Remediations and leases of nodes that are not selected (any more).
 
-use super::{Draft, Removal, Step, entries};
+use super::{Draft, Removal, Step};
 use crate::remediation::{Ownership, Remediation};
 
 impl<'a> Draft<'a> {
@@ -18,8 +18,8 @@ impl<'a> Draft<'a> {
             {
                 continue;
             }
-            if remediation.node_deletion_expected && !remediation.has_succeeded() {
-                self.keep_orphan(node, remediation);
+            if is_part_of_the_cure(remediation) {
+                self.keep_orphans(node);
                 continue;
             }
             let cause = if seen.unselected.contains(node) {
@@ -44,13 +44,11 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn keep_orphan(&mut self, node: &'a str, remediation: &'a Remediation) {
-        let mut entry = self.entries.remove(node).unwrap_or_else(|| {
-            entries::unhealthy(node, self.stored.get(node).copied(), &[], self.now)
-        });
-        let list = entries::remediations(Some(&entry), &[remediation], self.now);
-        entry.remediations = Some(list);
-        self.entries.insert(node.to_owned(), entry);
+    /// Keeps the entry of a node that is gone, with those of its remediations that go on.
+    fn keep_orphans(&mut self, node: &'a str) {
+        let mut kept = self.own(node);
+        kept.retain(|one| one.deleting_since.is_none() && is_part_of_the_cure(one));
+        self.track(node, &kept);
     }
 
     /// Gives back leases of nodes that are neither selected nor remediated.
@@ -64,4 +62,9 @@ impl<'a> Draft<'a> {
             }
         }
     }
+}
+
+/// Whether a remediator said that the node object vanishes for good, and is still at work.
+fn is_part_of_the_cure(remediation: &Remediation) -> bool {
+    remediation.node_deletion_expected && !remediation.has_succeeded()
 }

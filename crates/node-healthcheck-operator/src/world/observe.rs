@@ -165,6 +165,14 @@ impl State {
                 .templates()
                 .map(|template| (template.clone(), self.template_state(template)))
                 .collect(),
+            missing_kinds: kinds
+                .iter()
+                .filter(|kind| {
+                    let entry = self.remediations.get(kind);
+                    entry.is_some_and(|entry| entry.listing == Listing::Missing)
+                })
+                .cloned()
+                .collect(),
             unknown_kinds: kinds
                 .into_iter()
                 .filter_map(|kind| {

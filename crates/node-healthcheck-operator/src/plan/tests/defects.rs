@@ -148,6 +148,53 @@ fn defect_04_entries_of_vanished_nodes_are_pruned() {
 }
 
 #[test]
+fn defect_04_entries_of_vanished_remediations_are_pruned() {
+    for (gate, timed_out, served, kept) in [
+        (true, false, true, 0),
+        (true, true, true, 1),
+        (true, true, false, 0),
+        (true, false, false, 0),
+        (false, true, false, 0),
+    ] {
+        let mut world = sick(spec());
+        if timed_out {
+            world.edit_remediation("w1-foo", |one| one.timed_out = Some(at(5).to_string()));
+            world.pass();
+        }
+        world.remove("w1-foo");
+        let template = world.seen.check.ladder[0].template.clone();
+        if !served {
+            world.seen.missing_kinds.insert(template.remediation_kind());
+        }
+        if gate {
+            let why = "its operator is gone".to_owned();
+            world
+                .seen
+                .templates
+                .insert(template, TemplateState::NotFound(why));
+        } else {
+            world.break_node("w2");
+            world.break_node("w3");
+        }
+        let plan = world.plan();
+        let entries = plan.status.unhealthy_nodes.unwrap_or_default();
+        let entry = entries.iter().find(|entry| entry.name == "w1").unwrap();
+        let count = entry.remediations.as_ref().map_or(0, Vec::len);
+        assert_eq!(count, kept, "gate {gate}, {timed_out}, {served}");
+    }
+    // As long as its kind cannot be seen, it may be there.
+    let mut world = sick(spec());
+    world.remove("w1-foo");
+    let kind = world.seen.check.ladder[0].template.remediation_kind();
+    world
+        .seen
+        .unknown_kinds
+        .insert(kind, "no answer".to_owned());
+    let entries = world.plan().status.unhealthy_nodes.unwrap();
+    assert_eq!(entries[0].remediations.as_ref().map(Vec::len), Some(1));
+}
+
+#[test]
 fn defect_05_one_node_in_trouble_does_not_stop_the_others() {
     let mut world = World::new(with(spec(), &[("minHealthy", json!(0))]), 4);
     for name in ["w1", "w2", "w3"] {
