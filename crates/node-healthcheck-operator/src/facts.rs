@@ -37,7 +37,8 @@ pub struct Observed {
     pub missing_kinds: BTreeSet<ResourceKind>,
     /// Nodes that exist but are not selected, as far as a remediation or the status names them.
     pub unselected: BTreeSet<String>,
-    /// Selected nodes for which a remediation of any health check's kinds exists.
+    /// Selected nodes that a person confirmed and for which a remediation of any health check exists,
+    /// or may exist since the kind of one that selects them cannot be seen.
     pub remediated_by_anyone: BTreeSet<String>,
     /// The control plane.
     pub control_plane: ControlPlane,

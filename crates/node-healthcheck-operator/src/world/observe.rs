@@ -130,16 +130,12 @@ impl State {
             .filter(|node| !selected.contains(node) && self.nodes.contains_key(*node))
             .map(ToOwned::to_owned)
             .collect();
-        let confirmed: BTreeSet<&str> = nodes
+        let remediated: BTreeSet<&str> = self.all_remediations().map(|one| one.node()).collect();
+        let remediated_by_anyone = nodes
             .iter()
             .filter(|node| node.confirmed_healthy)
-            .map(|node| node.name.as_str())
-            .collect();
-        let remediated_by_anyone = self
-            .all_remediations()
-            .map(|one| one.node())
-            .filter(|node| confirmed.contains(node))
-            .map(ToOwned::to_owned)
+            .filter(|node| remediated.contains(node.name.as_str()) || self.may_hide(node))
+            .map(|node| node.name.clone())
             .collect();
         let leases = self
             .leases
@@ -216,6 +212,17 @@ impl State {
             polled.extend(what.map(|what| (kind, what)));
         }
         polled
+    }
+
+    /// Whether a health check that selects the node may have a remediation of a kind that cannot be
+    /// seen.
+    fn may_hide(&self, node: &NodeFacts) -> bool {
+        let checks = self.checks.values();
+        checks
+            .filter_map(|known| known.parsed.as_ref().ok())
+            .filter(|check| check.selects(node))
+            .flat_map(|check| check.templates())
+            .any(|template| self.why_unknown(&template.remediation_kind()).is_some())
     }
 
     fn all_remediations(&self) -> impl Iterator<Item = &Arc<Remediation>> {

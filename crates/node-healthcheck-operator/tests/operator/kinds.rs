@@ -286,3 +286,39 @@ async fn kinds_that_may_not_be_watched_are_listed_again_and_again() {
     })
     .await;
 }
+
+/// 7.6 f: whoever cannot be seen may still need the confirmation.
+#[tokio::test(start_paused = true)]
+async fn a_confirmation_stays_while_a_kind_cannot_be_seen() {
+    let key = "remediation.medik8s.io/manually-confirmed-healthy";
+    let lab = Lab::new(4);
+    let spec = with(single(), "healthyDelay", json!("-1s"));
+    let bar =
+        json!({"apiVersion": API, "kind": "BarTemplate", "namespace": NAMESPACE, "name": "bar"});
+    lab.put_check("unseen", with(spec.clone(), "remediationTemplate", bar));
+    lab.put_check("seen", spec);
+    let no = Failure::Refuse(Reply::failure(403, "Forbidden", "bars is forbidden"));
+    let reads = |request: &medik8s_testing::wire::Recorded| {
+        request.path.contains("/bars") && request.method == "GET"
+    };
+    lab.api.inject(Fault::on(reads, no).times(20));
+    lab.api
+        .update::<k8s_openapi::api::core::v1::Node>(None, "w1", |node| {
+            let annotations = node.metadata.annotations.get_or_insert_default();
+            annotations.insert(key.to_owned(), String::new());
+        });
+    let confirmed = |lab: &Lab| {
+        let node = lab
+            .api
+            .get::<k8s_openapi::api::core::v1::Node>(None, "w1")
+            .unwrap();
+        node.metadata
+            .annotations
+            .is_some_and(|all| all.contains_key(key))
+    };
+    let _operator = lab.start();
+    lab.seconds(30).await;
+    assert!(confirmed(&lab));
+    lab.until("seen at last", 300, |lab| !confirmed(lab)).await;
+    assert!(!lab.reason("unseen").contains("could not list"));
+}
