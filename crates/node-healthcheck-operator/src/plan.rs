@@ -405,6 +405,14 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Gives back the lease of a node for which no remediation of ours is seen. While a kind cannot be
+    /// seen at all, one may be there that the status does not name yet.
+    fn release_unneeded_lease(&mut self, node: &str) {
+        if self.seen.unknown_kinds.is_empty() {
+            self.release_lease(node);
+        }
+    }
+
     fn release_lease(&mut self, node: &str) {
         if self.seen.leases.contains_key(node) {
             self.step(Step::ReleaseLease {

@@ -63,7 +63,7 @@ impl<'a> Draft<'a> {
                 node: node.name.clone(),
             });
         }
-        self.release_lease(&node.name);
+        self.release_unneeded_lease(&node.name);
         true
     }
 

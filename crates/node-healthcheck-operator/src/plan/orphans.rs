@@ -58,7 +58,7 @@ impl<'a> Draft<'a> {
                 && self.own(node).is_empty()
                 && !self.may_have_unseen_remediation(node)
             {
-                self.release_lease(node);
+                self.release_unneeded_lease(node);
             }
         }
     }

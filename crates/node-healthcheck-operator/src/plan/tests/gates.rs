@@ -361,3 +361,24 @@ fn kinds_that_may_not_be_watched_are_told_of() {
         format!("NHC is enabled, no ongoing remediation; {told}")
     );
 }
+
+/// A process that died between the creation and its record leaves a lease as the only trace.
+#[test]
+fn leases_are_kept_while_a_kind_cannot_be_seen() {
+    let mut world = World::new(spec(), 3);
+    for name in ["w1", "elsewhere"] {
+        let held = HeldLease {
+            node_uid: Some(format!("{name}-uid")),
+            acquired: Some(noon()),
+            renewed: Some(noon()),
+            duration: Some(secs(660)),
+        };
+        world.seen.leases.insert(name.to_owned(), held);
+    }
+    let kind = world.seen.check.ladder[0].template.remediation_kind();
+    let why = "no answer".to_owned();
+    world.seen.unknown_kinds.insert(kind, why);
+    assert!(world.plan().steps.is_empty());
+    world.seen.unknown_kinds.clear();
+    assert_eq!(world.plan().steps.len(), 2);
+}
