@@ -253,12 +253,12 @@ pub fn build(blueprint: &Blueprint<'_>, resource: &ApiResource) -> Option<Dynami
         metadata.namespace = Some(blueprint.template.namespace.clone());
     }
     let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let mut annotations = vec![pair(TEMPLATE_NAME_ANNOTATION, &blueprint.template.name)];
-    // An empty name is no node: without the annotation no remediator can take it for one.
-    if !blueprint.node.is_empty() {
-        annotations.push(pair(NODE_NAME_ANNOTATION, blueprint.node));
-    }
-    metadata.annotations = Some(annotations.into_iter().collect());
+    let annotations = [
+        pair(TEMPLATE_NAME_ANNOTATION, &blueprint.template.name),
+        // Empty for a machine without a node, as remediators know it.
+        pair(NODE_NAME_ANNOTATION, blueprint.node),
+    ];
+    metadata.annotations = Some(annotations.into());
     let mut labels = vec![pair(PART_OF_LABEL, PART_OF_VALUE)];
     if blueprint.control_plane {
         labels.push(pair(CONTROL_PLANE_NODE_LABEL, ""));
