@@ -107,16 +107,22 @@ pub fn needs_judgement(old: &NodeHealthCheck, new: &NodeHealthCheck) -> bool {
     !same_spec(&old.spec, &new.spec)
 }
 
-/// The kinds of templates that more than one step of a health check uses.
+/// The kinds of templates that more than one step of a health check uses, whatever the version.
 pub fn repeated_kinds(spec: &NodeHealthCheckSpec) -> BTreeSet<ResourceKind> {
     let mut seen = BTreeSet::new();
     references(spec)
         .filter_map(|reference| TemplateRef::parse(reference).ok())
-        .filter(|template| !seen.insert(template.kind.clone()))
+        .filter(|template| !seen.insert(group_and_kind(template)))
         .map(|template| template.kind)
         .collect::<Vec<_>>()
         .into_iter()
         .collect()
+}
+
+/// Versions of a kind are views of the same objects.
+fn group_and_kind(template: &TemplateRef) -> (String, String) {
+    let kind = &template.kind;
+    (kind.group().to_owned(), kind.kind.clone())
 }
 
 /// All references to templates.
@@ -257,8 +263,14 @@ fn escalation(spec: &NodeHealthCheckSpec, around: &Surroundings) -> Vec<String> 
             continue;
         };
         let kind = template.kind.clone();
-        let repeated_template = !templates.insert(template.clone());
-        if !kinds.insert(kind.clone()) {
+        let group_and_kind = group_and_kind(&template);
+        let identity = (
+            group_and_kind.clone(),
+            template.namespace.clone(),
+            template.name.clone(),
+        );
+        let repeated_template = !templates.insert(identity);
+        if !kinds.insert(group_and_kind) {
             let problem = match around.multiple_templates.get(&kind) {
                 _ if repeated_template => Some(format!(
                     "EscalatingRemediations must not use {template} more than once"

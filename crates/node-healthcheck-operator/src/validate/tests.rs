@@ -230,6 +230,20 @@ fn templates_of_one_kind_need_the_support_of_all() {
     }
 }
 
+/// Two versions of a kind are one kind, and one template in two versions is one template.
+#[test]
+fn versions_make_no_other_kind() {
+    let mut spec = escalating(&[("ATemplate", "a", 1, "1m"), ("ATemplate", "b", 2, "1m")]);
+    spec["escalatingRemediations"][1]["remediationTemplate"]["apiVersion"] =
+        json!("test.example.com/v2");
+    let kinds = repeated_kinds(&health_check(spec.clone()).spec);
+    let second = ResourceKind::new("test.example.com/v2", "ATemplate");
+    assert_eq!(kinds, BTreeSet::from([second]));
+    assert!(denied(spec.clone()).contains("duplicate template kind: ATemplate"));
+    spec["escalatingRemediations"][1]["remediationTemplate"]["name"] = json!("a");
+    assert!(denied(spec).contains("more than once"));
+}
+
 #[test]
 fn the_topology_must_be_supported() {
     for (topology, allowed) in [
