@@ -110,6 +110,38 @@ impl Effects {
         Ok(batch.listed.get(&key).map_or(&[], Vec::as_slice))
     }
 
+    /// All remediations of a kind that may be for the control plane. Where listing is not permitted
+    /// they are read by the names that they must have; of others it is known what the last look
+    /// showed.
+    async fn all_of<'b>(
+        &self,
+        kind: &ResourceKind,
+        batch: &'b mut Batch,
+    ) -> Result<&'b [Remediation], Failure> {
+        match self.listed(kind, None, batch).await.map(|_| ()) {
+            Err(Failure::Api(error)) if error.class() == Class::Denied => {
+                let mut found = self.world.remediations_of(kind);
+                for (namespace, name) in self.world.control_plane_keys(kind) {
+                    found.retain(|one| one.namespace != namespace || one.name != name);
+                    let api = self
+                        .api(kind, &namespace)
+                        .ok_or_else(|| Failure::KindGone(kind.to_string()))?;
+                    let object = read::get_metadata_opt(&api, &name).await?;
+                    found.extend(
+                        object.map(|object| {
+                            objects::remediation(kind, &object.metadata, &Value::Null)
+                        }),
+                    );
+                }
+                batch.listed.insert((kind.clone(), None), found);
+            }
+            Err(error) => return Err(error),
+            Ok(()) => {}
+        }
+        let listed = batch.listed.get(&(kind.clone(), None));
+        Ok(listed.map_or(&[], Vec::as_slice))
+    }
+
     /// Takes in a remediation that only the direct read showed.
     pub(super) async fn learn(&self, found: &Remediation) -> Result<(), Failure> {
         let handle = found.handle();
@@ -139,18 +171,18 @@ impl Effects {
                 Listing::Missing => continue,
                 Listing::Known => {}
                 Listing::Pending => return Ok(Some(Refusal::NotListedYet(kind.to_string()))),
-                Listing::Failed(_) => {
+                Listing::Failed(why) => {
                     return Ok(Some(Refusal::Quorum(format!(
                         "whether another control plane node is being remediated is not known: \
-                         remediations of kind {kind} cannot be listed"
+                         remediations of kind {kind} cannot be read: {why}"
                     ))));
                 }
             }
-            for one in self.listed(&kind, None, batch).await? {
+            for one in self.all_of(&kind, batch).await? {
                 if one.subject() == subject {
                     own |= one.control_plane_label;
                 } else if self.world.is_for_control_plane(one) {
-                    other = Some(one.subject().to_owned());
+                    other = Some(one.clone());
                 }
             }
         }
@@ -160,6 +192,9 @@ impl Effects {
             return Ok(None);
         }
         if let Some(other) = other {
+            // From now on the plan waits for it by itself.
+            self.learn(&other).await?;
+            let other = other.subject().to_owned();
             return Ok(Some(Refusal::ControlPlaneBusy(other)));
         }
         if self.world.is_openshift() {

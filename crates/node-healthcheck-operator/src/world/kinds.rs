@@ -180,6 +180,34 @@ impl World {
         self.templates_in_use(&ResourceKind::new(&remediation.api_version, template))
     }
 
+    /// All remediations of a kind that are known.
+    pub fn remediations_of(&self, kind: &ResourceKind) -> Vec<Remediation> {
+        let state = self.lock();
+        let entry = state.remediations.get(kind);
+        let objects = entry.into_iter().flat_map(|entry| entry.objects.values());
+        objects.map(|one| (**one).clone()).collect()
+    }
+
+    /// Namespaces and names that remediations of a kind have if they are for the control plane and
+    /// named after their node, or after its machine.
+    pub fn control_plane_keys(&self, kind: &ResourceKind) -> BTreeSet<Key> {
+        let templates = self.templates_of(kind);
+        let state = self.lock();
+        let nodes = state.nodes.values().filter(|node| node.is_control_plane());
+        let names: BTreeSet<&String> = nodes
+            .flat_map(|node| [Some(&node.name), node.machine.as_ref().map(|one| &one.name)])
+            .flatten()
+            .collect();
+        templates
+            .iter()
+            .flat_map(|(namespace, _)| {
+                names
+                    .iter()
+                    .map(|name| (namespace.clone(), (*name).clone()))
+            })
+            .collect()
+    }
+
     /// The remediations of a kind that there may be, by the names that they must have: those that
     /// are known, those that a status names, and one for each unhealthy node. `None` if their names
     /// say nothing, since several of them are allowed for a node.

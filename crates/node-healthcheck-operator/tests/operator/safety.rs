@@ -483,3 +483,41 @@ async fn a_node_that_hangs_does_not_starve_its_kind() {
     lab.until("all others", 30, |lab| lab.names("Foo").len() == 3)
         .await;
 }
+
+/// A kind that may be read but not listed does not end all remediations of the control plane.
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_may_not_be_listed_is_read_by_name_for_the_control_plane() {
+    let lab = Lab::new(0);
+    let bar =
+        json!({"apiVersion": API, "kind": "BarTemplate", "namespace": NAMESPACE, "name": "bar"});
+    put_control_plane(&lab, bar);
+    let lists = |request: &Recorded| request.method == "GET" && request.path.ends_with("/foos");
+    let no = Failure::Refuse(Reply::failure(403, "Forbidden", "list is forbidden"));
+    lab.api.inject(Fault::on(lists, no).times(10_000));
+    let _operator = lab.start();
+    lab.until("polled", 20, |lab| lab.phase("cp1") == "Enabled")
+        .await;
+    // Nobody has a reason to look for this one: its node is healthy.
+    lab.api.put_value(json!({
+        "apiVersion": API, "kind": "Foo",
+        "metadata": {"name": "cp1", "namespace": NAMESPACE, "annotations": {NODE_NAME: "cp1"}},
+        "spec": {},
+    }));
+    lab.break_node("cp2");
+    lab.until("found by its name", 15, |lab| {
+        lab.reason("cp2")
+            .contains("control plane node cp1 is being remediated")
+    })
+    .await;
+    lab.seconds(70).await;
+    assert!(lab.names("Bar").is_empty());
+    lab.api.remove::<Foo>(Some(NAMESPACE), "cp1");
+    lab.until("its turn", 70, |lab| lab.names("Bar") == ["cp2"])
+        .await;
+    lab.heal_node("cp2");
+    lab.until("let go", 40, |lab| lab.names("Bar").is_empty())
+        .await;
+    lab.break_node("cp1");
+    lab.until("also of that kind", 70, |lab| lab.names("Foo") == ["cp1"])
+        .await;
+}
