@@ -274,5 +274,14 @@ mod tests {
                 assert!(!rule.verbs.contains(&verb), "{rule:?}");
             }
         }
+        // Under OLM it binds one role to itself, which it cannot change.
+        for rule in UNDER_OLM {
+            assert_eq!(rule.resource_names, [nhc::AGGREGATION_ROLE], "{rule:?}");
+            assert!(!rule.verbs.contains(&"escalate"), "{rule:?}");
+            let roles = rule.resources.contains(&"clusterroles");
+            let writes = ["create", "update", "patch", "delete"];
+            let may_write = writes.iter().any(|verb| rule.verbs.contains(verb));
+            assert!(!(roles && may_write), "{rule:?}");
+        }
     }
 }

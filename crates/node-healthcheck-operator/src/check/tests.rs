@@ -88,7 +88,7 @@ fn overflowing_durations_are_problems_of_their_field() {
 }
 
 #[test]
-fn numbers_in_quotes_are_numbers() {
+fn defect_12_numbers_in_quotes_are_numbers() {
     let check = Check::parse(&health_check(with(spec(), &[("minHealthy", json!("8"))]))).unwrap();
     assert_eq!(check.threshold.minimum_healthy(100), 8);
 }

@@ -29,7 +29,7 @@ fn install_late(lab: &Lab) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kind_that_is_installed_later_is_picked_up_at_once() {
+async fn defect_13_a_template_that_is_installed_later_or_repaired_is_picked_up_at_once() {
     let lab = Lab::new(3);
     lab.put_check("nhc", other("late"));
     lab.put_check("fine", single());

@@ -93,7 +93,7 @@ async fn two_health_checks_over_one_node_create_one_remediation() {
 
 /// S2 and S12, across health checks.
 #[tokio::test(start_paused = true)]
-async fn control_plane_nodes_of_two_health_checks_wait_for_each_other() {
+async fn defect_09_control_plane_nodes_of_two_health_checks_wait_for_each_other() {
     let lab = Lab::new(0);
     for name in ["cp1", "cp2"] {
         let new = medik8s_testing::build::node(name);
@@ -176,7 +176,7 @@ async fn what_changed_hands_is_left_alone() {
 
 /// A create that fails keeps the lease; it is given back when the node recovers.
 #[tokio::test(start_paused = true)]
-async fn a_create_that_is_refused_is_told_and_repeated() {
+async fn defect_05_a_create_that_is_refused_is_told_and_holds_up_no_other_node() {
     let lab = Lab::new(4);
     lab.put_check("nhc", single());
     let no = Failure::Refuse(Reply::failure(403, "Forbidden", "quota exceeded"));
@@ -520,4 +520,28 @@ async fn a_kind_that_may_not_be_listed_is_read_by_name_for_the_control_plane() {
     lab.break_node("cp1");
     lab.until("also of that kind", 70, |lab| lab.names("Foo") == ["cp1"])
         .await;
+}
+
+/// S11: nothing is judged before all nodes and health checks are known.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_done_before_all_nodes_are_known() {
+    for plural in ["/nodes", "/nodehealthchecks"] {
+        let lab = Lab::new(3);
+        lab.put_check("nhc", single());
+        lab.break_node("w1");
+        lab.seconds(10).await;
+        let lists =
+            move |request: &Recorded| request.method == "GET" && request.path.ends_with(plural);
+        lab.api.inject(Fault::on(lists, Failure::Hang).times(1000));
+        let _operator = lab.start();
+        lab.seconds(60).await;
+        assert!(lab.api.requests().iter().any(lists), "it was asked");
+        let writes: Vec<String> = lab
+            .api
+            .writes()
+            .iter()
+            .map(|one| format!("{} {}", one.method, one.path))
+            .collect();
+        assert!(writes.is_empty(), "{plural}: {writes:?}");
+    }
 }

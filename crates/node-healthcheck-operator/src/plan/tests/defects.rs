@@ -307,7 +307,7 @@ fn the_published_example_of_a_storm() {
 }
 
 #[test]
-fn defect_09_the_control_plane_limit_spans_all_health_checks() {
+fn defect_09_a_plan_counts_the_control_plane_nodes_of_all_health_checks() {
     let mut world = World::new(spec(), 3);
     world.make_control_plane("w1");
     world.break_node("w1");
