@@ -23,9 +23,13 @@ impl<'a> Draft<'a> {
         gate: &Gate,
         healthy: usize,
     ) {
+        // A storm comes and goes also while nothing would be remediated. What is not known says
+        // nothing about it.
         let brake = match gate {
-            Gate::Open => self.apply_threshold(healthy),
-            Gate::Disabled { .. } | Gate::Unknown(_) | Gate::Upgrading(_) | Gate::Paused(_) => None,
+            Gate::Open | Gate::Disabled { .. } | Gate::Upgrading(_) | Gate::Paused(_) => {
+                self.apply_threshold(healthy)
+            }
+            Gate::Unknown(_) => None,
         };
         self.held_back = match (gate, &brake) {
             (Gate::Open, None) => None,
@@ -36,7 +40,8 @@ impl<'a> Draft<'a> {
             (Gate::Paused(requests), _) => Some(format!("paused: {}", requests.join(","))),
         };
         self.announce_gate(gate);
-        if let Some(brake) = brake
+        if *gate == Gate::Open
+            && let Some(brake) = brake
             && !nodes.is_empty()
         {
             self.skipped("", brake.message);
@@ -400,10 +405,13 @@ impl<'a> Draft<'a> {
     fn refuse(&mut self, node: &NodeFacts, why: &Refusal, retry_at: Timestamp) {
         self.wake_at(retry_at);
         if why.is_announced() {
+            // Failures are repeated sooner at first.
+            let failed = matches!(why, Refusal::Failed(_));
+            let when = if failed { "soon" } else { "in a minute" };
             self.skipped(
                 &node.name,
                 format!(
-                    "Skipped remediation of node {} because {why}; trying again in a minute",
+                    "Skipped remediation of node {} because {why}; trying again {when}",
                     node.name
                 ),
             );

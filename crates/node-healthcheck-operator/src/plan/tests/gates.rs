@@ -382,3 +382,38 @@ fn leases_are_kept_while_a_kind_cannot_be_seen() {
     world.seen.unknown_kinds.clear();
     assert_eq!(world.plan().steps.len(), 2);
 }
+
+/// 8.4: in every pass, whatever keeps the health check from remediating.
+#[test]
+fn a_storm_comes_and_goes_behind_a_closed_gate() {
+    for gate in ["mhc", "missing", "upgrade", "pause"] {
+        let storm = [
+            ("minHealthy", json!(2)),
+            ("stormCooldownDuration", json!("30s")),
+        ];
+        let mut world = World::new(with(spec(), &storm), 3);
+        world.pass();
+        close(&mut world, gate);
+        world.break_node("w1");
+        world.break_node("w2");
+        let plan = world.pass();
+        assert!(announced(&plan).contains(&"StormRecoveryStarted"), "{gate}");
+        let skipped = plan
+            .notices
+            .values()
+            .filter(|one| one.message.contains("number of healthy"));
+        assert_eq!(skipped.count(), 0, "{gate}: not the reason");
+        world.heal_node("w2");
+        let plan = world.pass();
+        assert!(
+            announced(&plan).contains(&"StormRecoveryCooldownStarted"),
+            "{gate}"
+        );
+        world.run_until(at(31));
+        assert_eq!(
+            world.condition(nhc::STORM_ACTIVE),
+            Some(Status::False),
+            "{gate}"
+        );
+    }
+}
