@@ -128,15 +128,19 @@ impl Controller {
         if let Some(why) = &plan.incomplete {
             tracing::warn!(nodehealthcheck = name, why, "something cannot be read");
         }
-        for (node, standing) in &plan.standings {
-            if let Standing::AwaitingDeletion {
+        let long = plan.standings.values().filter_map(|standing| {
+            let Standing::AwaitingDeletion {
                 remediation,
                 overdue: true,
                 ..
             } = standing
-            {
-                tracing::info!(nodehealthcheck = name, node, %remediation, "still being deleted");
-            }
+            else {
+                return None;
+            };
+            Some(remediation.clone())
+        });
+        for remediation in self.world.note_long_deletions(name, long.collect()) {
+            tracing::info!(nodehealthcheck = name, %remediation, "still being deleted");
         }
         let current = self
             .world

@@ -429,15 +429,17 @@ impl Effects {
             return Ok(false);
         };
         let api: Api<NodeHealthCheck> = Api::all(self.client.clone());
+        // Not into a health check that was deleted and created again under this name meanwhile.
+        let version = seen.metadata.resource_version.as_deref();
         let stored: NodeHealthCheck = self
             .writer
-            .merge_patch_status(&api, name, &diff, None)
+            .merge_patch_status(&api, name, &diff, version)
             .await?;
         let now = self.clock.now();
         let exists = |node: &str| self.world.node(node).is_some();
         let new = stored.status.clone().unwrap_or_default();
         self.series.status_changed(name, &old, &new, exists, now);
-        self.world.put_check(Arc::new(stored));
+        self.world.put_written_check(Arc::new(stored));
         Ok(true)
     }
 

@@ -28,11 +28,13 @@ use crate::facts::{Cluster, HeldLease, MachineHealthChecks, Refused};
 use crate::node::NodeFacts;
 use crate::notice::{Announcement, Ledger, Notices};
 use crate::objects::TemplateFacts;
-use crate::remediation::{Owner, Remediation};
+use crate::remediation::{Handle, Owner, Remediation};
 
 mod kinds;
 mod machines;
 mod observe;
+#[cfg(test)]
+mod tests;
 
 pub use kinds::{Key, KindState, Listing};
 pub use machines::KnownMachines;
@@ -66,6 +68,8 @@ struct State {
     leases: BTreeMap<String, BTreeMap<String, HeldLease>>,
     refusals: BTreeMap<String, BTreeMap<String, Refused>>,
     ledgers: BTreeMap<String, Ledger>,
+    /// Remediations whose long deletion was noted, by health check.
+    long_deletions: BTreeMap<String, BTreeSet<Handle>>,
     waiting_for_control_plane: BTreeSet<String>,
     cluster: Cluster,
     machines: machines::Machines,
@@ -101,12 +105,22 @@ impl World {
         }
     }
 
+    /// Takes in the answer to a write of ours. That the health check is gone may be known already.
+    pub fn put_written_check(&self, object: Arc<NodeHealthCheck>) {
+        let name = object.metadata.name.as_deref().unwrap_or_default();
+        let known = self.check(name);
+        if known.is_some_and(|known| known.object.metadata.uid == object.metadata.uid) {
+            self.put_check(object);
+        }
+    }
+
     /// Forgets a health check that is gone. It is woken once more, to give back its leases.
     pub fn remove_check(&self, name: &str) -> Wakes {
         let mut state = self.lock();
         state.checks.remove(name);
         state.refusals.remove(name);
         state.ledgers.remove(name);
+        state.long_deletions.remove(name);
         state.waiting_for_control_plane.remove(name);
         [name.to_owned()].into()
     }
@@ -301,6 +315,15 @@ impl World {
             .entry(check.to_owned())
             .or_default()
             .update(notices)
+    }
+
+    /// Notes which remediations are being deleted for long; returns those that were not noted yet.
+    pub fn note_long_deletions(&self, check: &str, now: BTreeSet<Handle>) -> BTreeSet<Handle> {
+        let mut state = self.lock();
+        let noted = state.long_deletions.entry(check.to_owned()).or_default();
+        let new = now.difference(noted).cloned().collect();
+        *noted = now;
+        new
     }
 
     /// Changes what is known of the cluster as a whole; wakes everybody if that is news.

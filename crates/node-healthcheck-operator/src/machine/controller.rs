@@ -184,7 +184,7 @@ impl MachineController {
             .writer
             .merge_patch_status(&api, &check.name, &diff, None)
             .await?;
-        self.world.put_machine_check(Arc::new(stored));
+        self.world.put_written_machine_check(Arc::new(stored));
         Ok(())
     }
 

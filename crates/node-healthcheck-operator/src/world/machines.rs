@@ -153,6 +153,20 @@ impl World {
         }
     }
 
+    /// Takes in the answer to a write of ours. That it is gone may be known already.
+    pub fn put_written_machine_check(&self, object: Arc<MachineHealthCheck>) {
+        let meta = &object.metadata;
+        let key = format!(
+            "{}/{}",
+            meta.namespace.as_deref().unwrap_or_default(),
+            meta.name.as_deref().unwrap_or_default()
+        );
+        let known = self.machine_check(&key);
+        if known.is_some_and(|known| known.object.metadata.uid == meta.uid) {
+            self.put_machine_check(object);
+        }
+    }
+
     /// A MachineHealthCheck is gone.
     pub fn remove_machine_check(&self, key: &str) -> Wakes {
         let mut state = self.lock();

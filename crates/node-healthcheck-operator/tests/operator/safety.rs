@@ -545,3 +545,27 @@ async fn nothing_is_done_before_all_nodes_are_known() {
         assert!(writes.is_empty(), "{plural}: {writes:?}");
     }
 }
+
+/// A status that was written for a health check does not reach another one of its name.
+#[tokio::test(start_paused = true)]
+async fn a_late_status_does_not_reach_a_successor() {
+    let lab = Lab::new(3);
+    lab.put_check("nhc", single());
+    let _operator = lab.start();
+    lab.until("enabled", 5, |lab| lab.phase("nhc") == "Enabled")
+        .await;
+    let stores = |request: &Recorded| {
+        request.method == "PATCH" && request.body["status"]["unhealthyNodes"].is_array()
+    };
+    let late = Failure::Late(std::time::Duration::from_secs(5));
+    lab.api.inject(Fault::on(stores, late));
+    // What would set it right again.
+    lab.api.inject(Fault::on(stores, Failure::Hang).times(1000));
+    lab.break_node("w1");
+    let sent = |lab: &Lab| lab.api.requests().iter().any(stores);
+    lab.until("on its way", 10, sent).await;
+    lab.api.delete::<medik8s_api::NodeHealthCheck>(None, "nhc");
+    lab.put_check("nhc", single());
+    lab.seconds(10).await;
+    assert_eq!(lab.status("nhc").unhealthy_nodes, None);
+}
