@@ -38,6 +38,15 @@ enum Story {
     Recovers,
 }
 
+impl Story {
+    /// Whether it was named on the command line, or none was.
+    fn is_wanted(self) -> bool {
+        let words = std::env::args().skip(1);
+        let mut names = words.filter(|word| !word.starts_with('-')).peekable();
+        names.peek().is_none() || names.any(|name| name == format!("{self:?}"))
+    }
+}
+
 fn main() -> ExitCode {
     if let Some(code) = child::dispatch() {
         return code;
@@ -47,7 +56,8 @@ fn main() -> ExitCode {
         let mut lab = Lab::start().await?;
         let mut bench = Crash::new(&lab, &program).await?;
         let (mut passed, mut failed) = (0, 0);
-        for story in [Story::Breaks, Story::Escalates, Story::Recovers] {
+        let stories = [Story::Breaks, Story::Escalates, Story::Recovers];
+        for story in stories.into_iter().filter(|story| story.is_wanted()) {
             for moment in [Moment::Before, Moment::After] {
                 match bench.every_write(story, moment).await {
                     Ok(writes) => {
