@@ -162,7 +162,7 @@ pub struct Creation {
     pub lease: Duration,
     /// Whether the node belongs to the control plane.
     pub control_plane: bool,
-    /// Whether nothing of ours is at work on the node: the time of a new incident begins.
+    /// Whether the time that the lease may be held begins anew.
     pub first: bool,
 }
 

@@ -372,12 +372,19 @@ impl<'a> Draft<'a> {
             template: rung.template.clone(),
             lease: rung.expected().saturating_add(LEASE_BUFFER),
             control_plane,
-            // What is only being deleted belongs to an incident that is over.
-            first: own.iter().all(|one| one.deleting_since.is_some()),
+            first: self.begins_anew(node, rung, own),
         }));
         Standing::Creating {
             step: named(&rung.template),
         }
+    }
+
+    /// Whether the time of the lease begins with a new remediation: that of a new incident does. What
+    /// is only being deleted belongs to one that is over. The next step of an incident that was
+    /// paused or held back for long would be overdue at once otherwise.
+    fn begins_anew(&self, node: &NodeFacts, rung: &Rung, own: &[&Remediation]) -> bool {
+        own.iter().all(|one| one.deleting_since.is_some())
+            || self.overdue(node, rung).is_some_and(|at| self.now > at)
     }
 
     /// Off OpenShift nobody guards etcd. If asked to, spare a control-plane node that still serves

@@ -76,6 +76,19 @@ fn the_published_timeline() {
     );
 }
 
+/// While a health check is paused its leases are kept; their age is no fault of the next step.
+#[test]
+fn a_step_after_a_long_pause_has_its_whole_time() {
+    let mut world = sick(two_steps());
+    Arc::make_mut(&mut world.seen.check).pause_requests = vec!["upgrade".to_owned()];
+    world.run_until(at(4000));
+    assert_eq!(world.names(), ["w1-foo"]);
+    Arc::make_mut(&mut world.seen.check).pause_requests.clear();
+    world.run_until(at(4000 + 599));
+    assert_eq!(world.names(), ["w1-foo", "w1-bar"]);
+    assert!(timed_out(&world, 0) && !timed_out(&world, 1));
+}
+
 /// 7.7: a template is known by its namespace, too.
 #[test]
 fn two_templates_of_one_name_are_two_steps() {
