@@ -342,7 +342,8 @@ impl Writer {
         work: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, Error> {
         let object = object(api, name);
-        let sent = bounded(operation, &object, limit, work);
+        // Every write of every caller holds this future; in place it would be there twice.
+        let sent = Box::pin(bounded(operation, &object, limit, work));
         let Some(leadership) = &self.leadership else {
             return sent.await;
         };

@@ -201,12 +201,13 @@ pub async fn run(args: CommonArgs, env: Env, shutdown: Shutdown) -> anyhow::Resu
         if !known.synced(&stop).await {
             return Ok(());
         }
-        match olm {
-            Some(olm) => {
-                let busy = || guard::first_open(&known, is_draining);
-                olm.keep(busy, stop).await;
-            }
-            None => GUARD.keep(client, writer, known, is_open, || false, stop).await,
+        if let Some(olm) = olm {
+            let busy = || guard::first_open(&known, is_draining);
+            olm.keep(busy, stop).await;
+        } else {
+            GUARD
+                .keep(client, writer, known, is_open, || false, stop)
+                .await;
         }
         Ok(())
     });

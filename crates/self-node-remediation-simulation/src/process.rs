@@ -334,6 +334,7 @@ impl ManagerParts {
             remediations: remediations.cache(),
             nodes: nodes.cache(),
             memory: Memory::default(),
+            cleaning: Arc::default(),
             metrics: RemediationMetrics::new(&metrics)?,
         });
         let reach = Reach {

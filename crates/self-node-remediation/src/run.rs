@@ -250,18 +250,22 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         if !open.synced(&stop).await || !wanted_agents.synced(&stop).await {
             return Ok(());
         }
-        match olm {
-            Some(olm) => {
-                let busy = || guard::first_open(&open, webhooks::is_open);
-                olm.keep(busy, stop).await;
-            }
-            None => {
-                let agents = || !wanted_agents.list().is_empty();
-                webhooks::GUARD
-                    .keep(open_client, open_writer, open, webhooks::is_open, agents, stop)
-                    .await;
-            }
+        if let Some(olm) = olm {
+            let busy = || guard::first_open(&open, webhooks::is_open);
+            olm.keep(busy, stop).await;
+            return Ok(());
         }
+        let agents = || !wanted_agents.list().is_empty();
+        webhooks::GUARD
+            .keep(
+                open_client,
+                open_writer,
+                open,
+                webhooks::is_open,
+                agents,
+                stop,
+            )
+            .await;
         Ok(())
     });
     let policy = policy::Keeper {

@@ -217,8 +217,9 @@ impl Fabric {
         );
         if let [a, b, node, 1] = address.octets() {
             // A real node: its pods are behind it. A cut must not choose the way there.
-            commands +=
-                &format!("route replace {a}.{b}.{node}.0/24 via {address} dev {outer} onlink\n");
+            let route =
+                format!("route replace {a}.{b}.{node}.0/24 via {address} dev {outer} onlink");
+            commands.extend([route.as_str(), "\n"]);
         }
         self.batch(&commands).await
     }

@@ -534,7 +534,10 @@ async fn a_gated_writer_sends_nothing_without_the_lease() {
     };
     refused(&writer).await;
     lease.send_replace(Some(until));
-    script.then([Expect::merge_patch(MAP), Expect::merge_patch(MAP).hang()]);
+    Script::then(
+        &script,
+        [Expect::merge_patch(MAP), Expect::merge_patch(MAP).hang()],
+    );
     writer.merge_patch(&api, "c", &json!({})).await.unwrap();
     // The deadline is cut to what is left of the lease.
     let started = tokio::time::Instant::now();

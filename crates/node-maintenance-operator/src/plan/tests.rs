@@ -15,8 +15,8 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 /// The label that excludes a node from remediation.
-fn excluded() -> Option<String> {
-    Some("true".to_owned())
+fn excluded() -> String {
+    "true".to_owned()
 }
 
 fn bare_node(uid: &str) -> NodeFacts {

@@ -146,7 +146,7 @@ proptest! {
     fn must_not_do_anything_of_section_14(story in happenings(), had_label: bool) {
         let mut world = World::new();
         world.had_label = had_label;
-        world.node().exclude_label = had_label.then(excluded).flatten();
+        world.node().exclude_label = had_label.then(excluded);
         for happening in story {
             live(&mut world, happening);
         }

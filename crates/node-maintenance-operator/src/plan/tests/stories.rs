@@ -416,7 +416,7 @@ fn a_maintenance_can_be_deleted_while_its_node_is_gone() {
 #[test]
 fn the_older_of_two_counts_and_the_other_takes_over() {
     let mut world = with_pods(1);
-    world.node().exclude_label = excluded();
+    world.node().exclude_label = Some(excluded());
     world.had_label = true;
     world.create("a");
     world.pass_time(1);
@@ -575,7 +575,7 @@ fn objects_of_the_original_are_taken_over_in_any_phase() {
             node.has_drain_taint,
             node.has_unschedulable_taint,
         ) = (true, true, true);
-        node.exclude_label = excluded();
+        node.exclude_label = Some(excluded());
         world.holder = Holder::Us;
         world.reconcile();
         while !world.pods.is_empty() {
@@ -744,7 +744,7 @@ fn a_restart_must_not_shorten_the_time_before_handing_back() {
 #[test]
 fn what_the_node_was_like_survives_refused_duplicates_that_vanish() {
     let mut world = with_pods(1);
-    world.node().exclude_label = excluded();
+    world.node().exclude_label = Some(excluded());
     world.had_label = true;
     world.create("a");
     world.reconcile();

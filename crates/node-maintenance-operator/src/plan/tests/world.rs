@@ -418,7 +418,7 @@ impl World {
         node.is_unschedulable = true;
         node.has_drain_taint = true;
         node.has_unschedulable_taint = true;
-        node.exclude_label = excluded();
+        node.exclude_label = Some(excluded());
         Outcome::Entered { was_open }
     }
 
