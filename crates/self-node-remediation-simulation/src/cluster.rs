@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// After everything is mended the cluster must be whole again within this time.
 const HEALING: Duration = Duration::from_mins(20);
 /// How long the whole cluster is watched at least after that.
-const AFTERWARDS: Duration = Duration::from_secs(120);
+const AFTERWARDS: Duration = Duration::from_mins(2);
 /// How long a manager's pod takes to be started again.
 const MANAGER_RESTART: Duration = Duration::from_secs(3);
 /// Requests are counted this often.

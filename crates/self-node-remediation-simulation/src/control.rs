@@ -301,7 +301,7 @@ impl Cluster {
             // At first everybody gets one.
             let own = nodes
                 .get(app.index)
-                .filter(|_| self.trace.now() < Duration::from_secs(60));
+                .filter(|_| self.trace.now() < Duration::from_mins(1));
             let Some(node) = own.or_else(|| self.rng.pick(&nodes)).cloned() else {
                 return;
             };

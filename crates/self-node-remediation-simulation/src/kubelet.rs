@@ -24,7 +24,7 @@ const AGENT_GRACE: Duration = Duration::from_secs(10);
 const BACKOFF: Duration = Duration::from_secs(2);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(20);
 /// Whatever ran for so long starts without pause.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_mins(1);
 /// When the liveness probe kills an agent whose loop hangs.
 const LIVENESS: Duration = Duration::from_secs(100);
 
@@ -65,32 +65,29 @@ impl Cluster {
         };
         for app in &self.control.apps {
             let bound = app.pod.as_ref().filter(|pod| pod.node == machine.name);
-            match machine.containers.get_mut(&app.index) {
-                Some(container) => {
-                    let wanted = bound.is_some_and(|pod| pod.uid == container.uid && !pod.ends);
-                    if !wanted {
-                        container.ends.get_or_insert(now + ENDS);
-                    }
+            if let Some(container) = machine.containers.get_mut(&app.index) {
+                let wanted = bound.is_some_and(|pod| pod.uid == container.uid && !pod.ends);
+                if !wanted {
+                    container.ends.get_or_insert(now + ENDS);
                 }
-                None => {
-                    let Some(pod) = bound else {
-                        continue;
-                    };
-                    if pod.ends {
-                        // Nothing of it runs here: the kubelet confirms.
-                        self.api.remove::<Pod>(Some(WORKLOAD), &app.name);
-                        self.trace
-                            .say(format!("{} has ended on {}", app.name, machine.name));
-                        continue;
-                    }
-                    let container = Container {
-                        uid: pod.uid.clone(),
-                        ends: None,
-                    };
-                    machine.containers.insert(app.index, container);
+            } else {
+                let Some(pod) = bound else {
+                    continue;
+                };
+                if pod.ends {
+                    // Nothing of it runs here: the kubelet confirms.
+                    self.api.remove::<Pod>(Some(WORKLOAD), &app.name);
                     self.trace
-                        .say(format!("{} runs on {}", app.name, machine.name));
+                        .say(format!("{} has ended on {}", app.name, machine.name));
+                    continue;
                 }
+                let container = Container {
+                    uid: pod.uid.clone(),
+                    ends: None,
+                };
+                machine.containers.insert(app.index, container);
+                self.trace
+                    .say(format!("{} runs on {}", app.name, machine.name));
             }
         }
     }

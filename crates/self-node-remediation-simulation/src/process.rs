@@ -49,7 +49,7 @@ pub const PORT: u16 = 30_001;
 const AGENT: Product = Product::new("self-node-remediation-agent", "1.0.0");
 /// As the production clients have it.
 const WATCH_SILENCE: Duration = Duration::from_secs(90);
-const MANAGER_SILENCE: Duration = Duration::from_secs(60);
+const MANAGER_SILENCE: Duration = Duration::from_mins(1);
 
 /// A running agent.
 pub struct Agent {

@@ -185,8 +185,8 @@ impl Scenario {
     #[must_use]
     pub fn with(self, sabotage: Sabotage, incidents: Vec<Incident>) -> Self {
         Self {
-            sabotage,
             incidents,
+            sabotage,
             ..self
         }
     }

@@ -1,5 +1,7 @@
 //! Every promise can be seen broken, and a seed is replayed exactly.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::process::Command;
 
 use self_node_remediation_simulation::judge::Rule;
