@@ -185,7 +185,7 @@ pub(crate) async fn delete_all(cluster: &Cluster, files: &[&str]) -> anyhow::Res
     for file in files {
         let file = tools::repository().join(file).display().to_string();
         cluster
-            .kubectl(&["delete", "--timeout=60s", "-f", &file])
+            .kubectl(&["delete", "--ignore-not-found", "--timeout=60s", "-f", &file])
             .await?;
     }
     Ok(())
