@@ -57,25 +57,16 @@ pub struct Guard {
     pub dependents: Option<Dependents>,
 }
 
-/// Pods that need a part of the installation until they have ended.
+/// Pods that need the installation until they have ended, and its manager to keep it for them.
 #[derive(Debug, Clone, Copy)]
 pub struct Dependents {
     /// Label selector of the pods.
     pub labels: &'static str,
-    /// Kinds of which they need every object of the installation.
-    pub kinds: &'static [&'static str],
-    /// Names of the other objects that they need.
-    pub names: &'static [&'static str],
     /// What would happen, and what to do first.
     pub remedy: &'static str,
 }
 
 impl Dependents {
-    fn need(&self, request: &AdmissionRequest<DynamicObject>) -> bool {
-        self.kinds.contains(&request.kind.kind.as_str())
-            || self.names.contains(&request.name.as_str())
-    }
-
     /// Whether there are any; `None` if that is not known.
     async fn are_there(&self, client: &Client) -> Option<bool> {
         let params = ListParams::default().labels(self.labels).limit(1);
@@ -116,7 +107,6 @@ impl Guard {
         server.route(&self.hook(), move |request| {
             let (objects, client) = (Arc::clone(&objects), client.clone());
             async move {
-                let needed = dependents.filter(|dependents| dependents.need(&request));
                 let params = ListParams::default();
                 let open = async {
                     match tokio::time::timeout(DEADLINE, objects.list(&params)).await {
@@ -127,7 +117,7 @@ impl Guard {
                     }
                 };
                 let needed = async {
-                    let needed = needed?;
+                    let needed = dependents?;
                     (needed.are_there(&client).await == Some(true)).then_some(needed)
                 };
                 let (open, needed) = tokio::join!(open, needed);

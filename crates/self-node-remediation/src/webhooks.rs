@@ -75,12 +75,6 @@ pub const GUARD: Guard = Guard {
     look: "kubectl get selfnoderemediations -A",
     dependents: Some(Dependents {
         labels: "app.kubernetes.io/name=self-node-remediation,app.kubernetes.io/component=agent",
-        kinds: &["Namespace", "CustomResourceDefinition"],
-        names: &[
-            "self-node-remediation-agent",
-            "self-node-remediation-agent-role",
-            "self-node-remediation-agent-rolebinding",
-        ],
         remedy: "agents run, and without it they could not take their nodes off the watchdogs: all \
                  nodes would be reset. First run `kubectl delete selfnoderemediationconfigs --all -A`, \
                  wait until the agents are gone, then try again",

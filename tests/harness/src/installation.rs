@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Node};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Node, Pod},
+};
 use kube::{
     Api, ResourceExt,
     api::{ListParams, Patch, PatchParams},
@@ -57,6 +60,20 @@ pub async fn available(cluster: &Cluster, namespace: &str, count: usize) -> anyh
         Ok((ready && found.items.len() >= count).then_some(()))
     })
     .await
+}
+
+/// Pods of agents that are there, as `namespace/name`.
+pub async fn agents(cluster: &Cluster) -> anyhow::Result<Vec<String>> {
+    let labels = [
+        (snr::AGENT_NAME_LABEL, snr::AGENT_NAME_VALUE),
+        (snr::AGENT_COMPONENT_LABEL, snr::AGENT_COMPONENT_VALUE),
+    ]
+    .map(|(key, value)| format!("{key}={value}"))
+    .join(",");
+    let pods: Api<Pod> = Api::all(cluster.admin());
+    let found = pods.list(&ListParams::default().labels(&labels)).await?;
+    let name = |pod: &Pod| format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any());
+    Ok(found.iter().map(name).collect())
 }
 
 /// Waits until every node's agent has announced itself armed in this boot.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use medik8s_harness::{Cluster, go_tools, installation, tools};
 use serde_json::Value;
 
-use crate::by_kubectl::nothing_is_left;
+use crate::by_kubectl::{agents_go_first, nothing_is_left};
 
 const NAMESPACE: &str = "medik8s";
 
@@ -112,6 +112,7 @@ pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
         .await?;
     ensure!(left.lines().count() == 2, "{left}");
     let before = installation::boots(cluster);
+    agents_go_first(cluster).await?;
     run(&[
         "uninstall",
         "medik8s",

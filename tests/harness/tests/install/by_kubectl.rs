@@ -74,6 +74,7 @@ pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
         "deploy/medik8s.yaml",
     ];
     let before = installation::boots(cluster);
+    agents_go_first(cluster).await?;
     delete_all(cluster, &files).await?;
     nothing_is_left(cluster).await?;
     installation::nobody_is_reset(cluster, &before).await?;
@@ -160,12 +161,30 @@ async fn not_while_something_is_open(cluster: &Cluster) -> anyhow::Result<()> {
             "--timeout=120s",
         ])
         .await?;
-    wait::until("the guard to go", Duration::from_secs(20), async || {
-        Ok(cluster.kubectl(&configuration).await.is_err().then_some(()))
-    })
-    .await?;
     println!("kubectl: uninstalling was refused while a remediation was open");
     Ok(())
+}
+
+/// What agents need is not deleted while they run; they are asked to go, and then it is.
+pub(crate) async fn agents_go_first(cluster: &Cluster) -> anyhow::Result<()> {
+    let agents = installation::agents(cluster).await?;
+    let one = agents.first().context("no agents")?;
+    let (namespace, _) = one.split_once('/').context("no namespace")?;
+    let account = "serviceaccount/self-node-remediation-agent";
+    let refused = cluster.kubectl(&["delete", "-n", namespace, account]).await;
+    let refused = format!("{:#}", refused.err().context("deleted while agents run")?);
+    ensure!(
+        refused.contains("delete selfnoderemediationconfigs --all -A"),
+        "{refused}"
+    );
+    cluster
+        .kubectl(&["delete", "selfnoderemediationconfigs", "--all", "-A"])
+        .await?;
+    wait::until("the agents to go", Duration::from_secs(60), async || {
+        let agents = installation::agents(cluster).await?;
+        Ok(agents.is_empty().then_some(()))
+    })
+    .await
 }
 
 /// Samples of kinds whose operators are not part of this installation.

@@ -315,7 +315,7 @@ fn more_may_be_under_way_the_longer_the_server_takes() {
     let mut open = evicted(&commands).len();
     assert_eq!(open, FIRST);
     // Nothing is answered: each wake lets one more go, up to the limit.
-    while let Some(wake) = machine.wake_at().filter(|wake| *wake < at(2)) {
+    while let Some(wake) = machine.wake_at().filter(|wake| *wake < at(8)) {
         let more = evicted(&machine.step(Event::Tick, wake)).len();
         assert_eq!(more, 1, "at {wake} with {open}");
         open += more;
