@@ -52,17 +52,6 @@ fn a_watchdog_that_never_fires_makes_two_copies() {
     assert_breaks(Rule::AtMostOne, Sabotage::WatchdogNeverFires, vec![cut]);
 }
 
-/// The node is kept up by its peers until the order comes; right then it loses them.
-#[test]
-fn a_manager_that_does_not_wait_makes_two_copies() {
-    let order = second() + 40 + quiet().patience.as_secs();
-    let cuts = vec![
-        incident(second(), 400, quiet().cut_from_api(2)),
-        incident(order, 400, quiet().cut_off(2)),
-    ];
-    assert_breaks(Rule::AtMostOne, Sabotage::ManagerHurries, cuts);
-}
-
 #[test]
 fn a_watchdog_that_ignores_its_feeds_resets_a_node_without_need() {
     assert_breaks(

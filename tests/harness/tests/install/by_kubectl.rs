@@ -107,6 +107,7 @@ async fn not_while_something_is_open(cluster: &Cluster) -> anyhow::Result<()> {
     let remediation = "apiVersion: self-node-remediation.medik8s.io/v1alpha1\n\
                        kind: SelfNodeRemediation\n\
                        metadata: {name: worker-3, namespace: self-node-remediation}\n";
+    let boot = cluster.machine("worker-3")?.boot_id();
     cluster.apply_text(remediation).await?;
     let configuration = [
         "get",
@@ -161,6 +162,13 @@ async fn not_while_something_is_open(cluster: &Cluster) -> anyhow::Result<()> {
             "--timeout=120s",
         ])
         .await?;
+    // Its agent has obeyed: that reset is not of the uninstallation.
+    wait::until("worker-3 to reboot", Duration::from_mins(1), async || {
+        let is_back = cluster.machine("worker-3")?.boot_id() != boot;
+        Ok(is_back.then_some(()))
+    })
+    .await?;
+    installation::armed(cluster).await?;
     println!("kubectl: uninstalling was refused while a remediation was open");
     Ok(())
 }
