@@ -163,11 +163,7 @@ impl Cluster {
         }
         let managers = (0..scenario.managers)
             .map(|index| {
-                let drift = if scenario.sabotage == Sabotage::ManagerHurries {
-                    1_000_000
-                } else {
-                    drift(scenario.nodes() + index)
-                };
+                let drift = drift(scenario.nodes() + index);
                 // Their clocks differ as well; less than five seconds over the whole run.
                 let ahead = Duration::from_millis(rng.between(0, 2_500));
                 let wall = wall.checked_add(ahead).unwrap_or(wall);

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::Api;
 use kube::runtime::watcher;
-use kube::{Api, ResourceExt as _};
 use medik8s_api::names::snr;
 use medik8s_api::{SelfNodeRemediation, SelfNodeRemediationConfig};
 use medik8s_core::backoff::Backoff;
@@ -287,24 +287,7 @@ impl ManagerParts {
         configs.on_change(move |_| wake.add(key.clone()));
         let (wake, key) = (Arc::clone(&installing), the_config.clone());
         daemon_sets.on_change(move |_| wake.add(key.clone()));
-        let wake = Arc::clone(&remediating);
-        remediations.on_change(move |change| {
-            if let Some(remediation) = change.object() {
-                wake.add(ObjectKey::of(&**remediation));
-            }
-        });
-        let (wake, known) = (Arc::clone(&remediating), remediations.cache());
-        nodes.on_change(move |change| {
-            if let Some(node) = change.object() {
-                let relayed = remediation::relayed_by(node).unwrap_or_default();
-                let spoken_of = relayed.nodes().map(ToString::to_string);
-                for name in std::iter::once(node.name_any()).chain(spoken_of) {
-                    for key in remediation::about(&known.list(), &name) {
-                        wake.add(key);
-                    }
-                }
-            }
-        });
+        remediation::wake_on_changes(&mut remediations, &mut nodes, &remediating);
         let install = Install {
             client: client.clone(),
             writer: writer.clone(),

@@ -24,8 +24,6 @@ pub enum Sabotage {
     WatchdogIgnoresFeeds,
     /// The manager stops for good when the first order is given.
     ManagerStops,
-    /// The manager's clock runs twice as fast.
-    ManagerHurries,
 }
 
 /// Something that goes wrong.

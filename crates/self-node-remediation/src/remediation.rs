@@ -14,14 +14,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use medik8s_api::{SelfNodeRemediation, SelfNodeRemediationConfig};
 use medik8s_runtime::{
     capabilities::Capability,
     clock::Clock,
-    controller::{Action, Class, Classify as _, ObjectKey},
+    controller::{Action, Class, Classify as _, ObjectKey, Queue},
     events::Recorder,
-    informer::Cache,
+    informer::{Cache, Informer},
     read,
     write::Writer,
 };
@@ -43,9 +43,10 @@ mod topology;
 pub use error::RemediationError;
 pub use memory::Memory;
 pub use metrics::RemediationMetrics;
-pub use observe::{NodeMetadata, keep_roles, relayed_by};
+pub use observe::{NodeMetadata, keep_roles};
 pub use reach::Reach;
 
+use observe::relayed_by;
 use plan::Next;
 
 /// Pause after somebody else wrote first; everything is read and decided anew (section 7).
@@ -128,8 +129,35 @@ fn is_race(error: &RemediationError) -> bool {
     error.class() == Class::Conflict
 }
 
+/// Wakes the remediations that a change may concern. A node's every change is looked at: a new boot, an announcement,
+/// last words, also those that it passes on for another node.
+pub fn wake_on_changes(
+    remediations: &mut Informer<SelfNodeRemediation>,
+    nodes: &mut Informer<NodeMetadata>,
+    queue: &Arc<Queue<ObjectKey>>,
+) {
+    let wake = Arc::clone(queue);
+    remediations.on_change(move |change| {
+        if let Some(remediation) = change.object() {
+            wake.add(ObjectKey::of(&**remediation));
+        }
+    });
+    let (wake, known) = (Arc::clone(queue), remediations.cache());
+    nodes.on_change(move |change| {
+        if let Some(node) = change.object() {
+            let relayed = relayed_by(node).unwrap_or_default();
+            let spoken_of = relayed.nodes().map(ToString::to_string);
+            for name in std::iter::once(node.name_any()).chain(spoken_of) {
+                for key in about(&known.list(), &name) {
+                    wake.add(key);
+                }
+            }
+        }
+    });
+}
+
 /// The remediations that are for a node, whose every change may be what they wait for.
-pub fn about(remediations: &[Arc<SelfNodeRemediation>], node: &str) -> Vec<ObjectKey> {
+fn about(remediations: &[Arc<SelfNodeRemediation>], node: &str) -> Vec<ObjectKey> {
     remediations
         .iter()
         .filter(|object| {

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use kube::{Api, ResourceExt, runtime::watcher};
+use kube::{Api, runtime::watcher};
 use medik8s_api::{
     SelfNodeRemediation, SelfNodeRemediationConfig, SelfNodeRemediationTemplate, names::snr,
 };
@@ -137,25 +137,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         }
     });
 
-    let wake = Arc::clone(&remediation_queue);
-    remediations.on_change(move |change| {
-        if let Some(remediation) = change.object() {
-            wake.add(ObjectKey::of(&**remediation));
-        }
-    });
-    // A node's every change is looked at: a new boot, an announcement, last words.
-    let (wake, known) = (Arc::clone(&remediation_queue), remediations.cache());
-    nodes.on_change(move |change| {
-        if let Some(node) = change.object() {
-            let relayed = remediation::relayed_by(node).unwrap_or_default();
-            let spoken_of = relayed.nodes().map(ToString::to_string);
-            for name in std::iter::once(node.name_any()).chain(spoken_of) {
-                for key in remediation::about(&known.list(), &name) {
-                    wake.add(key);
-                }
-            }
-        }
-    });
+    remediation::wake_on_changes(&mut remediations, &mut nodes, &remediation_queue);
 
     let install = Arc::new(Install {
         client: client.clone(),

@@ -208,7 +208,7 @@ fn timing_of(pod: &Pod) -> Option<Timing> {
 }
 
 /// Last words of others that the agent of a node passed on.
-pub fn relayed_by(node: &NodeMetadata) -> Option<Relayed> {
+pub(super) fn relayed_by(node: &NodeMetadata) -> Option<Relayed> {
     let annotations = node.metadata.annotations.as_ref()?;
     let text = annotations.get(snr::RELAYED_WORDS_ANNOTATION)?;
     Some(Relayed::read(text))
