@@ -147,11 +147,16 @@ impl tower::Service<Request<Body>> for Gate {
                     tracing::debug!("nobody waits for this answer any more");
                 }
             });
-            match timeout(patience, arrives).await {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(_)) => std::future::pending().await,
-                Err(_elapsed) => Err(broken(io::ErrorKind::TimedOut)),
-            }
+            let answered = async {
+                match arrives.await {
+                    Ok(answer) => answer,
+                    // Lost on the way: the caller hears nothing until its patience ends.
+                    Err(_lost) => std::future::pending().await,
+                }
+            };
+            timeout(patience, answered)
+                .await
+                .unwrap_or_else(|_elapsed| Err(broken(io::ErrorKind::TimedOut)))
         })
     }
 }
