@@ -23,7 +23,7 @@ use crate::judge::{Judge, Rule, Violation};
 use crate::machine::{Machine, Power, WATCHDOG_DEFAULT};
 use crate::network::{ApiMode, Network};
 use crate::port;
-use crate::process::{Manager, NAMESPACE};
+use crate::process::{self, Manager, NAMESPACE};
 use crate::random::Rng;
 use crate::rollout::Template;
 use crate::scenario::{CALM, Profile, Sabotage, Scenario};
@@ -271,6 +271,11 @@ impl Cluster {
     async fn tick(&mut self) -> anyhow::Result<()> {
         self.power()?;
         self.incidents();
+        let now = Instant::now();
+        let mut agents = self.machines.iter().flat_map(|machine| &machine.agents);
+        if agents.any(|pod| pod.hangs == Some(now)) {
+            process::settle().await;
+        }
         self.run_managers().await;
         if self.net.api() == ApiMode::Up {
             self.control_plane();

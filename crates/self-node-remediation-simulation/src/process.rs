@@ -34,8 +34,10 @@ use self_node_remediation::remediation::{
 use self_node_remediation::settings::Settings as ManagerSettings;
 use self_node_remediation_agent::inbox::{self, Input, Sender};
 use self_node_remediation_agent::settings::Settings;
+use self_node_remediation_agent::store::{Folder, Store};
 use self_node_remediation_agent::{Links, Setup, guard};
 use self_node_remediation_peer::CertificateSet;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::api;
@@ -49,12 +51,15 @@ pub const PORT: u16 = 30_001;
 const AGENT: Product = Product::new("self-node-remediation-agent", "1.0.0");
 /// As the production clients have it.
 const WATCH_SILENCE: Duration = Duration::from_secs(90);
+/// Turns of the runtime after which a task that was ended is gone for certain.
+const LETTING_GO: usize = 100;
 const MANAGER_SILENCE: Duration = Duration::from_mins(1);
 
 /// A running agent.
 pub struct Agent {
     inbox: Sender,
     task: JoinHandle<anyhow::Result<()>>,
+    hang: Arc<Notify>,
     threads: VirtualThreads,
 }
 
@@ -109,6 +114,7 @@ impl Agent {
         let threads = VirtualThreads::default();
         let host = Host::with_watchdogs(start.root, Box::new(start.dog.clone()))
             .with_threads(Box::new(threads.clone()));
+        let state = Folder::open(host.state_dir())?;
         let setup = Setup {
             args,
             certificates: start.certificates.clone(),
@@ -126,15 +132,21 @@ impl Agent {
         };
         let (sender, receiver) = inbox::channel();
         let inbox = sender.clone();
-        let task = tokio::spawn(guard(
-            setup,
-            Process::new(Shutdown::manual()),
-            sender,
-            receiver,
-        ));
+        let hang = Arc::new(Notify::new());
+        let hung = Arc::clone(&hang);
+        let task = tokio::spawn(async move {
+            let process = Process::new(Shutdown::manual());
+            tokio::select! {
+                done = guard(setup, process, sender, receiver) => return done,
+                () = hung.notified() => {}
+            }
+            let _owner = keep_owning(&state).await?;
+            std::future::pending().await
+        });
         Ok(Self {
             inbox,
             task,
+            hang,
             threads,
         })
     }
@@ -144,9 +156,9 @@ impl Agent {
         self.inbox.send(Input::Signal);
     }
 
-    /// Its loop and everything that is asked of it stop; its feeder does not.
+    /// Its loop and everything that is asked of it stop; its feeder does not, and it keeps what it owns.
     pub fn hang(&self) {
-        self.task.abort();
+        self.hang.notify_one();
     }
 
     /// `kill -9`.
@@ -166,6 +178,24 @@ impl Agent {
             Err(error) if error.is_panic() => Err(format!("panic: {error}")),
             Err(_aborted) => Ok(()),
         })
+    }
+}
+
+/// Takes back the lock of an agent that is made to hang, as soon as its tasks have let go of it; nothing if it stood by.
+async fn keep_owning(state: &Folder) -> anyhow::Result<Option<Store>> {
+    for _ in 0..LETTING_GO {
+        if let Some(owner) = state.try_own()? {
+            return Ok(Some(owner));
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(None)
+}
+
+/// Gives agents that were made to hang the time to take back their lock, before anybody else may; no time passes.
+pub async fn settle() {
+    for _ in 0..2 * LETTING_GO {
+        tokio::task::yield_now().await;
     }
 }
 
