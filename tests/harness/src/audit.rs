@@ -1,11 +1,13 @@
 //! What the API server was asked, from its audit log.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
+use anyhow::ensure;
 use jiff::Timestamp;
 use serde::Deserialize;
 
@@ -104,6 +106,43 @@ pub fn count(requests: &[Request], filter: Filter<'_>) -> usize {
         .count()
 }
 
+/// The shipped roles are enough: no request of the service accounts of these namespaces was refused for good. An API
+/// server that starts refuses everything until it has read the roles, so what it also allowed does not count.
+pub fn nothing_was_forbidden(log: &Path, namespaces: &[&str]) -> anyhow::Result<()> {
+    let forbidden = forbidden(&read(log)?, namespaces);
+    ensure!(
+        forbidden.is_empty(),
+        "the shipped roles are too narrow: {forbidden:#?}"
+    );
+    Ok(())
+}
+
+fn forbidden(requests: &[Request], namespaces: &[&str]) -> BTreeSet<String> {
+    let what = |request: &Request| {
+        format!(
+            "{} may not {} {}.{} {}",
+            request.user, request.verb, request.resource, request.group, request.name
+        )
+    };
+    let ours = |request: &&Request| {
+        let account = request.user.strip_prefix("system:serviceaccount:");
+        account
+            .and_then(|account| account.split_once(':'))
+            .is_some_and(|(namespace, _)| namespaces.contains(&namespace))
+    };
+    let (refused, others): (Vec<_>, Vec<_>) = requests
+        .iter()
+        .filter(ours)
+        .partition(|request| request.code == 403);
+    let allowed: BTreeSet<String> = others
+        .into_iter()
+        .filter(|request| matches!(request.code, 200..=299 | 404 | 409))
+        .map(what)
+        .collect();
+    let refused = refused.into_iter().map(what);
+    refused.filter(|what| !allowed.contains(what)).collect()
+}
+
 fn parse(text: &str) -> Vec<Request> {
     text.lines()
         .filter_map(|line| serde_json::from_str::<Entry>(line).ok())
@@ -172,6 +211,23 @@ mod tests {
     const LOG: &str = r#"{"kind":"Event","apiVersion":"audit.k8s.io/v1","level":"Metadata","auditID":"1","stage":"ResponseComplete","requestURI":"/api/v1/namespaces/n/pods/p/eviction","verb":"create","user":{"username":"system:serviceaccount:n:s","groups":["system:authenticated"]},"objectRef":{"resource":"pods","namespace":"n","name":"p","apiVersion":"v1","subresource":"eviction"},"responseStatus":{"metadata":{},"code":429},"requestReceivedTimestamp":"2026-01-01T00:00:05.000000Z","stageTimestamp":"2026-01-01T00:00:05.100000Z"}
 {"kind":"Event","verb":"get","user":{"username":"admin"},"requestURI":"/readyz","requestReceivedTimestamp":"2026-01-01T00:00:06.000000Z"}
 {"kind":"Event","verb":"ge"#;
+
+    #[test]
+    fn what_is_refused_once_and_allowed_later_is_no_missing_right() {
+        let eviction = |code| {
+            let text = LOG.lines().next().unwrap();
+            parse(&text.replace("429", code)).remove(0)
+        };
+        assert_eq!(
+            forbidden(&[eviction("403"), eviction("404")], &["n"]).len(),
+            0
+        );
+        assert_eq!(
+            forbidden(&[eviction("403"), eviction("500")], &["n"]).len(),
+            1
+        );
+        assert_eq!(forbidden(&[eviction("403")], &["other"]).len(), 0);
+    }
 
     #[test]
     fn counts_by_user_verb_resource_and_time() {

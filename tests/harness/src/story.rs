@@ -19,9 +19,7 @@ mod outage;
 mod report;
 mod tamper;
 
-use std::{collections::BTreeSet, time::Duration};
-
-use anyhow::ensure;
+use std::time::Duration;
 
 use crate::{Cluster, Options, audit, images::Programs, machine::NodeSpec};
 
@@ -124,32 +122,6 @@ pub async fn tell(
     if let Some(chaos) = chaos {
         chaos.finish(narrator).await?;
     }
-    nothing_was_forbidden(cluster)?;
+    audit::nothing_was_forbidden(&cluster.audit_log(), &install::OPERATORS)?;
     Ok(phases)
-}
-
-/// The roles of the shipped manifests are enough: no request of an operator or agent was refused.
-fn nothing_was_forbidden(cluster: &Cluster) -> anyhow::Result<()> {
-    let forbidden: BTreeSet<String> = audit::read(&cluster.audit_log())?
-        .iter()
-        .filter(|request| request.code == 403)
-        .filter(|request| {
-            install::OPERATORS.iter().any(|namespace| {
-                request
-                    .user
-                    .starts_with(&format!("system:serviceaccount:{namespace}:"))
-            })
-        })
-        .map(|request| {
-            format!(
-                "{} may not {} {}",
-                request.user, request.verb, request.resource
-            )
-        })
-        .collect();
-    ensure!(
-        forbidden.is_empty(),
-        "the shipped roles are too narrow: {forbidden:#?}"
-    );
-    Ok(())
 }

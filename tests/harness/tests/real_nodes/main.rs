@@ -20,7 +20,7 @@ mod quiet;
 
 use std::{path::Path, process::ExitCode, time::Instant};
 
-use medik8s_harness::{child, tools};
+use medik8s_harness::{audit, child, tools};
 use nix::unistd::Uid;
 
 use lab::Lab;
@@ -93,7 +93,8 @@ async fn tell(chosen: &[&str]) -> anyhow::Result<()> {
             passed += 1;
         }
     }
-    let done = done.and_then(|()| lab.nothing_was_forbidden());
+    let done =
+        done.and_then(|()| audit::nothing_was_forbidden(&lab.cluster.audit_log(), &lab::OPERATORS));
     if done.is_err() {
         println!("logs: {}", lab.cluster.keep_files().display());
     }
