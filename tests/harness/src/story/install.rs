@@ -136,7 +136,8 @@ pub(super) async fn armed(cluster: &Cluster, age: Duration) -> anyhow::Result<()
     let others = u32::from(WORKERS) - 1;
     wait::until(
         "all agents to be armed",
-        Duration::from_mins(2),
+        // The table of a node with young neighbours is read again after two minutes.
+        Duration::from_mins(4),
         async || {
             let nodes = nodes.list(&ListParams::default()).await?;
             let youngest = nodes
