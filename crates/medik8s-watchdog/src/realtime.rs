@@ -7,16 +7,14 @@ use nix::libc;
 
 /// Above every normal task, far below the kernel's own real-time threads.
 const PRIORITY: libc::c_int = 10;
-/// `MCL_ONFAULT` of linux/mman.h (4.4 and later): lock what is used, do not load what is not.
-const ONFAULT: libc::c_int = 4;
 
 /// Both, for the calling thread.
 pub(crate) fn prepare() {
     if let Err(errno) = raise_priority() {
-        tracing::info!(%errno, "the watchdog feeder runs without real-time priority");
+        tracing::warn!(%errno, "the watchdog feeder runs without real-time priority");
     }
     if let Err(errno) = lock_memory() {
-        tracing::info!(%errno, "the watchdog feeder's memory is not locked");
+        tracing::warn!(%errno, "the watchdog feeder's memory is not locked");
     }
 }
 
@@ -37,6 +35,6 @@ fn raise_priority() -> Result<(), Errno> {
 /// the process fail. The feeder maps nothing later.
 fn lock_memory() -> Result<(), Errno> {
     // SAFETY: mlockall changes no memory contents.
-    let answer = unsafe { libc::mlockall(libc::MCL_CURRENT | ONFAULT) };
+    let answer = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT) };
     Errno::result(answer).map(drop)
 }
