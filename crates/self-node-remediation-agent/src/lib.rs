@@ -437,7 +437,7 @@ fn watch_remediations(
         // Its Machine has to be looked up first, which must not hold up the watch.
         spawner.worker("machine", move |stop| async move {
             if let Some(resolved) = stop.or_stop(senses.resolve(vec![remediation])).await {
-                for remediation in resolved {
+                for remediation in resolved.into_iter().flatten() {
                     inbox.evidence(Evidence::Watched(remediation));
                 }
             }

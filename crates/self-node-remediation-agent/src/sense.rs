@@ -18,6 +18,7 @@ use medik8s_api::names::snr::{
     ANNOUNCED_ANNOTATION,
 };
 use medik8s_runtime::clock::Clock;
+use medik8s_runtime::error::Class;
 use medik8s_runtime::read;
 use medik8s_watchdog::Host;
 use self_node_remediation_core::agent::{Evidence, Listed};
@@ -25,6 +26,7 @@ use self_node_remediation_core::ids::NodeName;
 use self_node_remediation_core::order::{Remediation, Target, Uptime};
 use self_node_remediation_core::table::{ListedNode, Role};
 use self_node_remediation_core::time::BootInstant;
+use serde_json::Value;
 
 use crate::directory::Directory;
 
@@ -36,6 +38,9 @@ const MACHINE_VERSIONS: [(&str, &[&str]); 2] = [
 
 /// Nodes per page: a page of full metadata is decoded at once.
 const NODE_PAGE: u32 = 100;
+
+/// The API server did not answer; what it would have said is open.
+struct Unanswered;
 
 /// Key of a Machine: group, namespace, name.
 type MachineKey = (String, String, String);
@@ -109,59 +114,77 @@ impl Senses {
             // An object without UID cannot come from an API server, so the list cannot either.
             remediations.push(Remediation::parse(object)?);
         }
-        let remediations = self.resolve(remediations).await;
+        let remediations = self.resolve(remediations).await?;
         Some(Listed {
             remediations,
             uptime: self.uptime(),
         })
     }
 
-    /// Looks up the nodes of Machines that are not known from the remediation itself.
-    pub async fn resolve(&self, remediations: Vec<Remediation>) -> Vec<Remediation> {
+    /// Looks up the nodes of Machines that are not known from the remediation itself. `None`: one that may be an order for
+    /// this boot could not be asked for, so what was read proves nothing.
+    pub async fn resolve(&self, remediations: Vec<Remediation>) -> Option<Vec<Remediation>> {
         let mut nodes: BTreeMap<MachineKey, NodeName> = BTreeMap::new();
         for remediation in &remediations {
-            if let Target::Machine {
+            let Target::Machine {
                 group,
                 namespace,
                 name,
                 node: None,
             } = &remediation.target
-            {
-                let key = (group.clone(), namespace.clone(), name.clone());
-                if !nodes.contains_key(&key)
-                    && let Some(node) = self.node_of_machine(group, namespace, name).await
-                {
-                    nodes.insert(key, node);
+            else {
+                continue;
+            };
+            let key = (group.clone(), namespace.clone(), name.clone());
+            if nodes.contains_key(&key) {
+                continue;
+            }
+            match self.node_of_machine(group, namespace, name).await {
+                Ok(Some(node)) => drop(nodes.insert(key, node)),
+                // Where the manager recorded a boot, that decides without the Machine.
+                Err(Unanswered) if remediation.is_order() && remediation.boot.is_none() => {
+                    return None;
                 }
+                Ok(None) | Err(Unanswered) => {}
             }
         }
-        remediations
+        let resolved = remediations
             .into_iter()
-            .map(|remediation| remediation.resolved(&nodes))
-            .collect()
+            .map(|remediation| remediation.resolved(&nodes));
+        Some(resolved.collect())
     }
 
-    async fn node_of_machine(&self, group: &str, namespace: &str, name: &str) -> Option<NodeName> {
-        let (_, versions) = MACHINE_VERSIONS.iter().find(|(known, _)| *known == group)?;
-        for version in *versions {
+    /// `None`: it has no node, or there is no such Machine, or it may not be read.
+    async fn node_of_machine(
+        &self,
+        group: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<NodeName>, Unanswered> {
+        let known = MACHINE_VERSIONS.iter().find(|(known, _)| *known == group);
+        for version in known.map_or(&[][..], |(_, versions)| versions) {
             let kind = GroupVersionKind::gvk(group, version, "Machine");
             let resource = ApiResource::from_gvk(&kind);
             let api =
                 Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &resource);
             match read::get_within(&api, name, self.api_timeout).await {
                 Ok(machine) => {
-                    let node = machine.data.pointer("/status/nodeRef/name")?.as_str()?;
-                    return NodeName::new(node);
+                    let node = machine.data.pointer("/status/nodeRef/name");
+                    return Ok(node.and_then(Value::as_str).and_then(NodeName::new));
                 }
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
+                    let class = error.class();
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(machine = name, error, "the Machine cannot be looked up");
-                    return None;
+                    tracing::warn!(machine = name, %class, error, "the Machine cannot be looked up");
+                    return match class {
+                        Class::Denied => Ok(None),
+                        _ => Err(Unanswered),
+                    };
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     /// What the rule for remediations without boot ID compares. An unknown uptime counts as long:

@@ -10,10 +10,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use lab::{Agent, Did, Lab, TIMEOUT, until};
 use medik8s_api::SelfNodeRemediation;
 use medik8s_api::names::snr::{
-    AGENT_VERSION_ANNOTATION, IS_REBOOT_CAPABLE_ANNOTATION, RELAYED_WORDS_ANNOTATION,
+    AGENT_VERSION_ANNOTATION, FINALIZER, IS_REBOOT_CAPABLE_ANNOTATION, RELAYED_WORDS_ANNOTATION,
     STOPPED_FEEDING_ANNOTATION, WATCHDOG_TIMEOUT_ANNOTATION,
 };
-use medik8s_testing::wire::{Answer, Recorded};
+use medik8s_testing::wire::{Answer, Recorded, Reply};
 use self_node_remediation_peer::{AskError, Status};
 
 const WORKERS: [&str; 3] = ["w1", "w2", "w3"];
@@ -328,6 +328,41 @@ async fn remediations_of_machines_are_matched_or_not_vouched_for() {
     assert_eq!(answer.status_value(), Some(Status::Unhealthy));
     let other = lab.ask("w2", "w3", "").await.unwrap();
     assert_eq!(other.status_value(), Some(Status::Healthy));
+}
+
+/// An order of the original, which records no boot: only the Machine tells for which node it is. Who cannot ask has no
+/// proof, and hears from its peers.
+#[tokio::test]
+async fn a_list_with_an_order_whose_machine_cannot_be_asked_for_is_no_proof() {
+    let (lab, _agents) = three_armed().await;
+    let group = "machine.openshift.io/v1beta1";
+    lab.api.add_dynamic_kind(group, "Machine", "machines", true);
+    lab.api.put_value(serde_json::json!({
+        "apiVersion": group, "kind": "Machine",
+        "metadata": {"name": "m-1", "namespace": "default"},
+        "status": {"nodeRef": {"name": "w1"}},
+    }));
+    lab.api.intercept(|request| {
+        let refused = request.client == "w1" && request.path.contains("/machines/");
+        refused.then(|| Reply::failure(500, "InternalError", "etcd").into())
+    });
+    let mut order = SelfNodeRemediation::default();
+    order.metadata.name = Some("m-1".to_owned());
+    order.metadata.namespace = Some("default".to_owned());
+    order.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
+    order.metadata.owner_references = Some(vec![OwnerReference {
+        api_version: group.to_owned(),
+        kind: "Machine".to_owned(),
+        name: "m-1".to_owned(),
+        uid: "u".to_owned(),
+        ..OwnerReference::default()
+    }]);
+    order.status.get_or_insert_default().phase = Some("Pre-Reboot-Completed".to_owned());
+    lab.api.put(&order);
+    until("fenced by its peers' word", || {
+        lab.dog("w1").did(Did::Set(5))
+    })
+    .await;
 }
 
 #[tokio::test]
