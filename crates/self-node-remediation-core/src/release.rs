@@ -357,11 +357,16 @@ impl Quorum {
         }
     }
 
-    fn of(announced: &Announcement, seen: &Seen<'_>) -> Self {
-        let listed: Vec<ListedNode> = seen.peers.iter().map(|peer| peer.listed.clone()).collect();
+    fn of(
+        announced: &Announcement,
+        node: &NodeName,
+        peers: &[Peer],
+        acknowledged: &BTreeSet<NodeName>,
+    ) -> Self {
+        let listed: Vec<ListedNode> = peers.iter().map(|peer| peer.listed.clone()).collect();
         let votes = |electorate, table: u32| {
-            let members = members(&listed, &seen.node.name, electorate, announced.stamp);
-            let got = members.intersection(seen.acknowledged).cloned().collect();
+            let members = members(&listed, node, electorate, announced.stamp);
+            let got = members.intersection(acknowledged).cloned().collect();
             Votes {
                 table: usize::try_from(table).unwrap_or(usize::MAX),
                 members,
@@ -515,7 +520,7 @@ fn by_announcement(
     if bound > used_bound || announced.wd > used_wd {
         return Ok(Decision::Record(times.clone().with_bound(Some(announced))));
     }
-    let quorum = Quorum::of(announced, seen);
+    let quorum = Quorum::of(announced, &seen.node.name, seen.peers, seen.acknowledged);
     let since = match times.quorum {
         Some(since) => since,
         None if quorum.is_complete() => {
@@ -532,6 +537,16 @@ fn by_announcement(
     let until = later(since, budget::after_quorum(used_bound, used_wd)?)?
         .max(seen.assumed_rebooted.unwrap_or(Timestamp::MAX));
     Ok(release_at(until, By::Time, now))
+}
+
+/// Whether the storm guard decides about the release by time, not a quorum (mixed operation): only then the state of all
+/// other workers has to be looked at.
+pub fn needs_guard(node: &Node, peers: &[Peer]) -> bool {
+    let nobody = BTreeSet::new();
+    !node.announces()
+        || node.announced.as_ref().is_some_and(|announced| {
+            Quorum::of(announced, &node.name, peers, &nobody).cannot_come(peers)
+        })
 }
 
 /// Mixed operation: the storm guard (fencing-safety 4 ii).

@@ -155,7 +155,19 @@ impl View {
             guard_wait: self.guard_wait,
             kubelet_seen: self.kubelet_seen,
         };
-        decide(&seen, at(now)).unwrap()
+        let decision = decide(&seen, at(now)).unwrap();
+        let by_guard = matches!(
+            decision,
+            Decision::Hold(Hold::Storm)
+                | Decision::Release(By::GuardedTime)
+                | Decision::Wait {
+                    by: By::GuardedTime,
+                    ..
+                }
+        );
+        // What the guard decides by was looked at only if it is needed.
+        assert!(!by_guard || needs_guard(&self.node, &self.peers));
+        decision
     }
 }
 
@@ -497,6 +509,8 @@ fn a_majority_of_old_agents_cannot_acknowledge() {
         matches!(mixed.decide(500), Decision::Hold(Hold::Quorum(_))),
         "one of three"
     );
+    // Then nobody has to look at all the others again and again.
+    assert!(!needs_guard(&mixed.node, &mixed.peers));
     mixed.peers[2].our_agent = false;
     assert_eq!(
         mixed.decide(180),

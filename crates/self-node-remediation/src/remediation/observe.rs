@@ -343,8 +343,7 @@ impl Remediator {
             if seen.remediation.boot.is_none() {
                 seen.kubelet_seen = self.kubelet_seen(&node.facts.name).await?;
             }
-            let mixed = !node.facts.announces() || seen.peers.iter().any(|peer| !peer.our_agent);
-            if mixed {
+            if release::needs_guard(&node.facts, &seen.peers) {
                 seen.storm = self.others(&node.facts.name).await?.is_storm();
                 seen.calm_since = self.memory.calm_since(key, seen.storm, self.clock.now());
             }
