@@ -306,7 +306,8 @@ pub struct SelfNodeRemediationConfigSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint_health_check_url: Option<String>,
 
-    /// TCP port on which the agents answer their peers, 1 to 65535. Default: 30001.
+    /// TCP port on which the agents answer their peers, 1 to 65535. Default: 30001. After a change old
+    /// and new agents do not reach each other until all are replaced: do it while all nodes are healthy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "at_least_one", extend("default" = defaults::HOST_PORT))]
     pub host_port: Option<i64>,
