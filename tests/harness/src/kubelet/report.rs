@@ -75,7 +75,8 @@ fn status(
             "hostIP": host.to_string(),
             "hostIPs": [{"ip": host.to_string()}],
             "podIP": address.to_string(),
-            "podIPs": [{"ip": address.to_string()}],
+            // Another sandbox, for instance after a reboot, has another address, which replaces the one before.
+            "podIPs": [{"$patch": "replace"}, {"ip": address.to_string()}],
             "startTime": started,
         },
     })
