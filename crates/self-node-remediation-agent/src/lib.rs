@@ -65,9 +65,9 @@ use medik8s_watchdog::Host;
 use self_node_remediation_core::agent::{Evidence, Settings as Rules};
 use self_node_remediation_core::ids::{BootId, Uid};
 use self_node_remediation_core::order::{Own, Remediation};
-use self_node_remediation_peer::CertificateSet;
 use self_node_remediation_peer::certificates::{CA_FIELD, CERT_FIELD, KEY_FIELD};
 use self_node_remediation_peer::net::{Dialer, Listener};
+use self_node_remediation_peer::{CertificateSet, Identity};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::directory::Directory;
@@ -87,7 +87,7 @@ const LOOP_RESERVE: Duration = Duration::from_mins(1);
 pub async fn run(args: Args, env: Env, product: Product, host: Host) -> anyhow::Result<()> {
     let settings = Settings::read(&args, &env)?;
     let metrics = Metrics::new()?;
-    let certificates = read_certificates(&args.certificates_dir)?;
+    let certificates = read_certificates(&args.certificates_dir);
     let access = Access::resolve(args.kubeconfig.as_deref(), &env, &product, &metrics).await?;
     let api_timeout = settings.timing.api_server_timeout();
     let links = Links {
@@ -191,17 +191,6 @@ pub async fn guard(
 
     let api_timeout = settings.timing.api_server_timeout();
     let agent_metrics = metrics::AgentMetrics::new(&metrics, clock.clone())?;
-    match certificates.validate(clock.now()) {
-        Ok(validity) => agent_metrics.certificates_expire(validity.first_expiry),
-        Err(error) => {
-            // Peers with another clock may still accept it, and fencing works without peers.
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, "the peer certificates will not be accepted");
-        }
-    }
-    let identity = certificates
-        .identity()
-        .context("the peer certificates cannot be used")?;
     let directory = Directory::default();
 
     let (recorder, sink) = events::recorder(
@@ -219,6 +208,7 @@ pub async fn guard(
         directory: directory.clone(),
     };
     teller.peer_timeout_adjusted(&settings);
+    let identity = identity_of(&certificates, &teller, &clock)?;
 
     let diagnostics = diagnostics::Diagnostics::new(
         settings.endpoint.as_deref(),
@@ -357,20 +347,37 @@ fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn read_certificates(dir: &Path) -> anyhow::Result<CertificateSet> {
+/// What cannot be read is left empty, which [`identity_of`] tells.
+fn read_certificates(dir: &Path) -> CertificateSet {
     let read = |field: &str| {
         let path = dir.join(field);
-        std::fs::read_to_string(&path).with_context(|| {
-            format!(
-                "could not read {}: the manager keeps it in a Secret",
-                path.display()
-            )
+        std::fs::read_to_string(&path).unwrap_or_else(|error| {
+            tracing::error!(path = %path.display(), %error, "a certificate cannot be read");
+            String::new()
         })
     };
-    Ok(CertificateSet {
-        ca_pem: read(CA_FIELD)?,
-        cert_pem: read(CERT_FIELD)?,
-        key_pem: read(KEY_FIELD)?,
+    CertificateSet {
+        ca_pem: read(CA_FIELD),
+        cert_pem: read(CERT_FIELD),
+        key_pem: read(KEY_FIELD),
+    }
+}
+
+/// Who this agent is for its peers. With certificates that cannot be used it is nobody: an identity of its own that no
+/// peer accepts. It guards its node all the same, for an agent that ends lets the watchdog reset a healthy node.
+fn identity_of(
+    certificates: &CertificateSet,
+    teller: &tell::Teller,
+    clock: &Clock,
+) -> anyhow::Result<Identity> {
+    match certificates.validate(clock.now()) {
+        Ok(validity) => teller.metrics.certificates_expire(validity.first_expiry),
+        Err(error) => teller.certificates_unusable(&error),
+    }
+    // Peers with another clock may still accept what is not valid now.
+    certificates.identity().or_else(|_told| {
+        let nobody = CertificateSet::create(clock.now())?;
+        Ok(nobody.identity()?)
     })
 }
 

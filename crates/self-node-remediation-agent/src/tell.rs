@@ -7,6 +7,7 @@ use medik8s_api::names::snr::{CONFIG_NAME, EVENT_NODE_REBOOT, EVENT_PEER_TIMEOUT
 use medik8s_runtime::events::{self, Recorder};
 use self_node_remediation_core::agent::{Notice, Reason};
 use self_node_remediation_core::ids::NodeName;
+use self_node_remediation_peer::certificates::CertificateProblem;
 
 use crate::directory::Directory;
 use crate::metrics::AgentMetrics;
@@ -106,6 +107,17 @@ impl Teller {
         let message = format!("the node reboots itself: {why}");
         self.recorder
             .normal(&self.own_node(), EVENT_NODE_REBOOT, &message);
+    }
+
+    /// Peers do not accept the certificates that the manager keeps for the agents.
+    pub fn certificates_unusable(&self, why: &CertificateProblem) {
+        let message = format!(
+            "the certificates of the agents cannot be used ({why}); as long as no peer accepts them, this node resets \
+             itself when it loses the API server. Mend or delete the Secret that the DaemonSet mounts, then restart the agents"
+        );
+        tracing::error!("{message}");
+        self.recorder
+            .warning(&self.own_node(), "CertificatesUnusable", &message);
     }
 
     /// A peer, or the manager, was told that a node is unhealthy.

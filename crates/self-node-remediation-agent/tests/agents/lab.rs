@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use medik8s_api::SelfNodeRemediation;
 use medik8s_api::names::snr::{
@@ -240,6 +240,19 @@ impl Lab {
         }
         lab.publish_endpoints();
         lab
+    }
+
+    /// Agents that start from here on find a key that is none.
+    pub(crate) fn spoil_certificates(&mut self) {
+        self.certificates.key_pem = "spoilt".to_owned();
+    }
+
+    /// Whether there is an Event with this reason.
+    pub(crate) fn was_told(&self, reason: &str) -> bool {
+        let events = self.api.list::<Event>();
+        events
+            .iter()
+            .any(|event| event.reason.as_deref() == Some(reason))
     }
 
     fn add_worker(&mut self, name: &str) {

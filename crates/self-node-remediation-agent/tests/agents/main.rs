@@ -286,6 +286,16 @@ async fn a_watchdog_that_refuses_its_feeds_is_no_evidence() {
     assert_eq!(lab.annotation("w1", STOPPED_FEEDING_ANNOTATION), None);
 }
 
+/// A Secret that was spoilt is no reason to let the watchdog reset a healthy node: the agent guards it alone.
+#[tokio::test]
+async fn an_agent_with_unusable_certificates_guards_its_node() {
+    let mut lab = Lab::new(&WORKERS);
+    lab.spoil_certificates();
+    let _agent = lab.start("w1");
+    lab.armed("w1").await;
+    until("told", || lab.was_told("CertificatesUnusable")).await;
+}
+
 /// An API client that blocks does not block the answers (section 16).
 #[tokio::test]
 async fn questions_are_answered_in_time_when_the_api_hangs() {
