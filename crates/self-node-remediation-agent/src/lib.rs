@@ -69,6 +69,7 @@ use self_node_remediation_peer::certificates::{CA_FIELD, CERT_FIELD, KEY_FIELD};
 use self_node_remediation_peer::net::{Dialer, Listener};
 use self_node_remediation_peer::{CertificateSet, Identity};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
 
 use crate::directory::Directory;
 use crate::inbox::{Input, Sender};
@@ -80,6 +81,10 @@ const WATCH_SILENCE: Duration = Duration::from_secs(90);
 const WATCH_CONNECT: Duration = Duration::from_secs(10);
 /// How often a successor looks whether its predecessor has ended.
 const SUCCESSION: Duration = Duration::from_millis(50);
+/// A predecessor that counts on a successor ends at once.
+const PREDECESSOR_ENDS: Duration = Duration::from_secs(2);
+/// How long a successor that is to end takes at most to open the watchdog; the kubelet kills after 10 s.
+const TAKES_OVER: Duration = Duration::from_secs(2);
 /// The loop wakes at least once per check; this much later it counts as dead.
 const LOOP_RESERVE: Duration = Duration::from_mins(1);
 
@@ -299,13 +304,14 @@ pub async fn guard(
         let shutdown = shutdown.clone();
         |_stop| async move {
             let mut receiver = receiver;
-            let Some(store) = stand_by(folder, &mut receiver).await? else {
+            let Some(Owner { store, leaving }) = stand_by(folder, &mut receiver).await? else {
                 shutdown.trigger();
                 return Ok(());
             };
             heartbeat.store(nanoseconds(clock.boottime()), Ordering::SeqCst);
             standing_by.store(false, Ordering::SeqCst);
             let rules = rules(&settings, boot);
+            let end = end_when_armed(leaving, device.clone(), inbox.clone());
             let parts = driver::Parts {
                 rules,
                 pod: settings.pod,
@@ -321,9 +327,9 @@ pub async fn guard(
                 inbox,
                 heartbeat,
             };
-            driver::run(parts, receiver).await?;
+            let (done, ()) = tokio::join!(driver::run(parts, receiver), end);
             shutdown.trigger();
-            Ok(())
+            done.map_err(Into::into)
         }
     });
     process.run().await
@@ -502,23 +508,43 @@ fn listen_for_signals(process: &mut Process, inbox: &Sender) -> std::io::Result<
     Ok(())
 }
 
-/// Becomes the owner of the state folder; waits for a predecessor. `None`: told to end meanwhile.
-async fn stand_by(folder: Folder, inbox: &mut inbox::Receiver) -> anyhow::Result<Option<Store>> {
+/// Who owns the state folder.
+struct Owner {
+    store: Store,
+    /// It was told to end before it became the owner.
+    leaving: bool,
+}
+
+/// Becomes the owner of the state folder; waits for a predecessor. `None`: told to end meanwhile. A predecessor that is
+/// told to end at the same time may have left the watchdog armed for this process, so that is waited for a little: then
+/// this one takes over, and ends as an owner does.
+async fn stand_by(folder: Folder, inbox: &mut inbox::Receiver) -> anyhow::Result<Option<Owner>> {
     if let Some(store) = folder.try_own()? {
-        return Ok(Some(store));
+        let leaving = false;
+        return Ok(Some(Owner { store, leaving }));
     }
     tracing::info!("another agent owns this node; standing by");
     let mut successor = folder.stand_by();
     let mut look = tokio::time::interval(SUCCESSION);
+    let mut leaves = None;
     loop {
         tokio::select! {
             biased;
-            _ = look.tick() => if let Some(store) = successor.try_own()? {
-                tracing::info!("the predecessor has ended; taking over");
-                return Ok(Some(store));
+            _ = look.tick() => {
+                if let Some(store) = successor.try_own()? {
+                    tracing::info!("the predecessor has ended; taking over");
+                    let leaving = leaves.is_some();
+                    return Ok(Some(Owner { store, leaving }));
+                }
+                if leaves.is_some_and(|at| Instant::now() >= at) {
+                    return Ok(None);
+                }
             },
             input = inbox.recv() => match input {
-                Some(Input::Signal) | None => return Ok(None),
+                Some(Input::Signal) => {
+                    leaves = leaves.or(Some(Instant::now() + PREDECESSOR_ENDS));
+                }
+                None => return Ok(None),
                 // What is learnt now is learnt again by the first list.
                 Some(
                     Input::Evidence(_)
@@ -531,4 +557,19 @@ async fn stand_by(folder: Folder, inbox: &mut inbox::Receiver) -> anyhow::Result
             }
         }
     }
+}
+
+/// Repeats the signal that came before this process was the owner: when it has the watchdog, which only then can be
+/// stopped; soon in any case.
+async fn end_when_armed(leaving: bool, device: device::Device, inbox: Sender) {
+    if !leaving {
+        return;
+    }
+    let armed = async {
+        while device.used().is_none() {
+            tokio::time::sleep(SUCCESSION).await;
+        }
+    };
+    let _in_time = tokio::time::timeout(TAKES_OVER, armed).await.is_ok();
+    inbox.send(Input::Signal);
 }

@@ -542,6 +542,35 @@ async fn a_successor_stands_by_and_takes_over_an_armed_watchdog() {
     assert_eq!(answer.status_value(), Some(Status::Healthy));
 }
 
+/// Who uninstalls while an agent is being replaced ends both at once. The old one sees somebody who takes over.
+#[tokio::test]
+async fn a_successor_that_is_ended_with_its_predecessor_stops_the_watchdog() {
+    let (lab, mut agents) = three_armed().await;
+    let successor = lab.start_successor("w1");
+    until_listening(&lab).await;
+    lab.pod("w1", true);
+    successor.terminate();
+    let old = agents.remove(0);
+    old.terminate();
+    old.ended().await;
+    successor.ended().await;
+    let log = lab.dog("w1").log();
+    assert_eq!(log[log.len() - 2..], [Did::MagicClosed, Did::Closed]);
+    assert!(!lab.announced("w1").unwrap().armed);
+}
+
+/// The roll-out is taken back: the owner stays.
+#[tokio::test]
+async fn a_successor_that_is_ended_alone_leaves_the_owner_alone() {
+    let (lab, agents) = three_armed().await;
+    let successor = lab.start_successor("w1");
+    until_listening(&lab).await;
+    successor.terminate();
+    successor.ended().await;
+    assert!(agents.iter().all(Agent::is_running));
+    assert!(!lab.dog("w1").did(Did::Closed) && opened(&lab, "w1") == 1);
+}
+
 async fn until_listening(lab: &Lab) {
     for _ in 0..200 {
         match lab.ask_successor("w2").await {
