@@ -4,17 +4,18 @@
 //! Without a resource version in the parameters every read here is consistent: it shows at least
 //! what was committed when it started. [`list_all`] returns all pages, or an error.
 
-use std::{fmt::Debug, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 
 use http::header::DATE;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta, Time};
 use kube::{
     Api, Resource,
-    api::{ListParams, ObjectList, PartialObjectMeta},
+    api::{ListParams, ObjectList, PartialObjectMeta, PartialObjectMetaExt as _},
     core::response::Status,
 };
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::error::Cause;
 pub use crate::error::{Class, Error};
@@ -113,7 +114,49 @@ pub struct Dated<T> {
     pub server_time: Option<Timestamp>,
 }
 
-/// Reads the metadata of all objects together with the server's own time.
+/// A page of which nothing but the metadata is kept.
+#[derive(Deserialize)]
+struct Page {
+    metadata: ListMeta,
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    metadata: Kept,
+}
+
+/// Metadata without who wrote which field: that is never looked at here, and in memory it is many times the rest.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Kept {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+    creation_timestamp: Option<Time>,
+    deletion_timestamp: Option<Time>,
+}
+
+impl From<Kept> for ObjectMeta {
+    fn from(kept: Kept) -> Self {
+        Self {
+            name: kept.name,
+            namespace: kept.namespace,
+            uid: kept.uid,
+            resource_version: kept.resource_version,
+            labels: kept.labels,
+            annotations: kept.annotations,
+            creation_timestamp: kept.creation_timestamp,
+            deletion_timestamp: kept.deletion_timestamp,
+            ..Self::default()
+        }
+    }
+}
+
+/// Reads names, labels, annotations, versions and dates of all objects together with the server's own time.
 pub async fn list_metadata_dated<K>(
     api: &Api<K>,
     params: &ListParams,
@@ -149,9 +192,10 @@ where
                     .get(DATE)
                     .and_then(|date| http_date(date.to_str().ok()?));
             }
-            let page: ObjectList<PartialObjectMeta<K>> =
-                serde_json::from_slice(&bytes).map_err(kube::Error::SerdeError)?;
-            dated.items.extend(page.items);
+            let page: Page = serde_json::from_slice(&bytes).map_err(kube::Error::SerdeError)?;
+            let metadata = page.items.into_iter().map(|item| item.metadata);
+            let objects = metadata.map(|kept| ObjectMeta::from(kept).into_response_partial::<K>());
+            dated.items.extend(objects);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
                 None => return Ok(dated),

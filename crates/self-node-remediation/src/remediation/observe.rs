@@ -28,6 +28,8 @@ pub type NodeMetadata = PartialObjectMeta<Node>;
 
 /// Namespace of the kubelets' Leases.
 const NODE_LEASES: &str = "kube-node-lease";
+/// Nodes per page when the members of a quorum are listed: little is kept of each.
+const MEMBERS_PAGE: u32 = 500;
 /// Versions of the Machine kinds, newest first.
 const MACHINE_VERSIONS: [(&str, &[&str]); 2] = [
     ("machine.openshift.io", &["v1beta1"]),
@@ -325,8 +327,8 @@ impl Remediator {
         if forms_quorum {
             // A copy that lags may still have a node that the announced table has no more: its acknowledgement would
             // count although it has no vote there (H16).
-            let listed =
-                read::list_metadata_dated(&nodes, &ListParams::default(), read::DEADLINE).await?;
+            let params = ListParams::default().limit(MEMBERS_PAGE);
+            let listed = read::list_metadata_dated(&nodes, &params, read::DEADLINE).await?;
             seen.peers = listed.items.iter().filter_map(peer).collect();
         }
         let Some(node) = read::get_opt(&nodes, name.as_str()).await? else {
