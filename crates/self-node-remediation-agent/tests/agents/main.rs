@@ -549,9 +549,9 @@ async fn a_successor_that_is_ended_with_its_predecessor_stops_the_watchdog() {
     let successor = lab.start_successor("w1");
     until_listening(&lab).await;
     lab.pod("w1", true);
-    successor.terminate();
     let old = agents.remove(0);
     old.terminate();
+    successor.terminate();
     old.ended().await;
     successor.ended().await;
     let log = lab.dog("w1").log();
