@@ -66,6 +66,11 @@ fn main() -> ExitCode {
             println!("logs: {}", cluster.keep_files().display());
         }
         cluster.stop().await;
+        println!(
+            "upgrade: {} passed, {} failed",
+            u32::from(done.is_ok()),
+            u32::from(done.is_err())
+        );
         done
     })
 }
@@ -113,13 +118,13 @@ async fn there_and_back(cluster: &Cluster) -> anyhow::Result<()> {
 
     // And back: same objects, their manifests.
     let open = left_open(cluster, "worker-2").await?;
+    let file = cluster.folder().join("originals.yaml");
+    std::fs::write(&file, shipped_by_the_originals())?;
+    let file = file.display().to_string();
+    cluster
+        .kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file])
+        .await?;
     for (name, namespace) in MANAGERS {
-        let file = cluster.folder().join("originals.yaml");
-        std::fs::write(&file, ORIGINALS)?;
-        let file = file.display().to_string();
-        cluster
-            .kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file])
-            .await?;
         let image = cluster
             .kubectl(&[
                 "get",
@@ -148,6 +153,16 @@ async fn there_and_back(cluster: &Cluster) -> anyhow::Result<()> {
     );
     println!("and back: the originals' manifests are in force again, what is open is as it was");
     Ok(())
+}
+
+/// What a user of theirs applies: all but what their manager makes itself. It would serve the webhook
+/// that ours served until then, and is not run here.
+fn shipped_by_the_originals() -> String {
+    ORIGINALS
+        .split("---\n")
+        .filter(|document| !document.contains("kind: SelfNodeRemediationConfig"))
+        .collect::<Vec<_>>()
+        .join("---\n")
 }
 
 async fn ours(cluster: &Cluster) -> anyhow::Result<()> {
