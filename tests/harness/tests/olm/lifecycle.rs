@@ -261,7 +261,18 @@ async fn shows(
 pub(crate) async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
     let ours = ["-n", NAMESPACE];
     let agents = ["delete", "selfnoderemediationconfig", "--all"];
-    cluster.kubectl(&[&agents[..], &ours].concat()).await?;
+    // After an update OLM makes the certificates anew, and writes the new CA before the manager sees them.
+    wait::until(
+        "the webhook to have OLM's certificate",
+        Duration::from_mins(1),
+        async || {
+            cluster
+                .kubectl(&[&agents[..], &ours].concat())
+                .await
+                .map(Some)
+        },
+    )
+    .await?;
     let ended = [
         "wait",
         "--for=delete",
@@ -412,7 +423,9 @@ pub(crate) async fn subscribe(
 
 /// Approves the plan for a ClusterServiceVersion, which must not be there before.
 async fn approve(cluster: &Cluster, csv: &str) -> anyhow::Result<()> {
-    let plan = wait::until("an install plan", Duration::from_mins(1), async || {
+    // OLM's resolver fails while it has not noticed what it did itself a moment before ("ResolutionFailed"),
+    // and tries again after pauses that double.
+    let plan = wait::until("an install plan", Duration::from_mins(3), async || {
         let plans = cluster
             .kubectl(&["get", "installplans", "-n", NAMESPACE, "-o", "json"])
             .await?;

@@ -100,7 +100,7 @@ pub(crate) async fn taken_over(
     lifecycle::remove(cluster).await
 }
 
-/// A health check, and a node in maintenance.
+/// A health check, a node in maintenance, and what the managers make by themselves.
 async fn objects(cluster: &Cluster, made: &Made) -> anyhow::Result<()> {
     let mut check = example(made, "node-healthcheck-operator", "NodeHealthCheck")?;
     check["metadata"]["name"] = "of-the-original".into();
@@ -114,6 +114,17 @@ async fn objects(cluster: &Cluster, made: &Made) -> anyhow::Result<()> {
         })
         .await?;
     }
+    let configuration = [
+        "get",
+        "snrc",
+        "self-node-remediation-config",
+        "-n",
+        NAMESPACE,
+    ];
+    wait::until("the configuration", Duration::from_mins(1), async || {
+        cluster.kubectl(&configuration).await.map(Some)
+    })
+    .await?;
     wait::until("the drain", Duration::from_mins(1), async || {
         let phase = cluster
             .kubectl(&[
