@@ -20,8 +20,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Node};
 use kube::{Api, api::ListParams};
 use medik8s_api::{
-    NodeMaintenance, SelfNodeRemediation,
-    names::{nmo, snr},
+    NodeMaintenance, SelfNodeRemediation, SelfNodeRemediationTemplate,
+    names::{contract, nmo, snr},
 };
 use medik8s_harness::{
     Cluster, Options, child,
@@ -112,6 +112,7 @@ async fn there_and_back(cluster: &Cluster) -> anyhow::Result<()> {
     finished(cluster, "worker-2", &boots).await?;
     removed(cluster, "worker-3").await?;
     maintained(cluster).await?;
+    marked(cluster).await?;
     waited_for(cluster, "worker-1", release, &boots).await?;
     begun(cluster, "worker-6").await?;
     agents_of_ours(cluster, &boots).await?;
@@ -155,12 +156,12 @@ async fn there_and_back(cluster: &Cluster) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a user of theirs applies: all but what their manager makes itself. It would serve the webhook
-/// that ours served until then, and is not run here.
+/// What a user of theirs applies: all but the kinds with a webhook, which are there already. Their manager
+/// would serve it, and is not run here.
 fn shipped_by_the_originals() -> String {
     ORIGINALS
         .split("---\n")
-        .filter(|document| !document.contains("kind: SelfNodeRemediationConfig"))
+        .filter(|document| !document.contains("kind: SelfNodeRemediation"))
         .collect::<Vec<_>>()
         .join("---\n")
 }
@@ -391,6 +392,21 @@ async fn maintained(cluster: &Cluster) -> anyhow::Result<()> {
         ensure!(spec.unschedulable == Some(true), "{node} was given back");
     }
     println!("maintenances: the drain went on, the drained node stays out of service");
+    Ok(())
+}
+
+/// A template of a user says what the health checker asks for.
+async fn marked(cluster: &Cluster) -> anyhow::Result<()> {
+    let templates: Api<SelfNodeRemediationTemplate> = Api::namespaced(cluster.admin(), SNR);
+    wait::until("the mark", Duration::from_secs(30), async || {
+        let annotations = templates.get("of-a-user").await?.metadata.annotations;
+        let marks = annotations.unwrap_or_default();
+        Ok(marks
+            .contains_key(contract::MULTIPLE_TEMPLATES_ANNOTATION)
+            .then_some(()))
+    })
+    .await?;
+    println!("templates: marked as usable several times");
     Ok(())
 }
 
