@@ -365,7 +365,7 @@ async fn maintained(cluster: &Cluster) -> anyhow::Result<()> {
     let maintenances: Api<NodeMaintenance> = Api::all(cluster.admin());
     wait::until(
         "the drain to go on to its end",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         async || {
             let phase = maintenances
                 .get("worker-4")
