@@ -89,10 +89,15 @@ pub(crate) async fn taken_over(
             async {
                 let after = state(cluster).await?;
                 ensure!(before == after, "before:\n{before}\nafter:\n{after}");
-                let leftovers = cluster
-                    .kubectl(&["get", "configmaps,services", "-n", NAMESPACE, "-o", "name"])
-                    .await?;
-                ensure!(!leftovers.contains("manager-config"), "{leftovers}");
+                // They go with the replaced ClusterServiceVersion.
+                wait::until("leftovers to go", Duration::from_mins(1), async || {
+                    let left = cluster
+                        .kubectl(&["get", "configmaps,services", "-n", NAMESPACE, "-o", "name"])
+                        .await?;
+                    ensure!(!left.contains("manager-config"), "{left}");
+                    Ok(Some(()))
+                })
+                .await?;
                 Ok(())
             },
         )
