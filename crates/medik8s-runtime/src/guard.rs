@@ -9,6 +9,8 @@
 //! # Guarantees
 //! * The webhook configuration, which no webhook can protect, has a finalizer while something is open:
 //!   its deletion waits, and the refusal stays in force.
+//! * What may be deleted is answered once the finalizer is off: with the next object the last manager may go,
+//!   and then nobody would take it off.
 //! * Pods that need their rights until their very end ([`Dependents`]) go first: an agent that has lost its
 //!   account cannot take its node off the watchdog, and the node would be reset.
 //! * Never in the way of repair: when the operator cannot be asked, everything can be deleted.
@@ -37,6 +39,8 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a deletion waits for a look at the objects.
 const DEADLINE: Duration = Duration::from_secs(4);
+/// How often it is looked whether the finalizer is off.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What guards an installation; `xtask` generates the webhook from it.
 #[derive(Debug, Clone, Copy)]
@@ -102,11 +106,13 @@ impl Guard {
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     {
-        let (objects, look) = (Api::<K>::all(client.clone()), self.look);
-        let (objects, client, dependents) = (Arc::new(objects), client.clone(), self.dependents);
+        let guard = *self;
+        let objects = Arc::new(Api::<K>::all(client.clone()));
+        let client = client.clone();
         server.route(&self.hook(), move |request| {
             let (objects, client) = (Arc::clone(&objects), client.clone());
             async move {
+                let patience = tokio::time::sleep(DEADLINE);
                 let params = ListParams::default();
                 let open = async {
                     match tokio::time::timeout(DEADLINE, objects.list(&params)).await {
@@ -117,13 +123,32 @@ impl Guard {
                     }
                 };
                 let needed = async {
-                    let needed = dependents?;
+                    let needed = guard.dependents?;
                     (needed.are_there(&client).await == Some(true)).then_some(needed)
                 };
                 let (open, needed) = tokio::join!(open, needed);
-                verdict(&request, open, look, needed)
+                if open.is_none() && needed.is_none() {
+                    tokio::select! {
+                        () = guard.released(&client) => {}
+                        () = patience => {}
+                    }
+                }
+                verdict(&request, open, guard.look, needed)
             }
         })
+    }
+
+    /// Waits until the finalizer is off, or nothing is known of it.
+    async fn released(&self, client: &Client) {
+        let api = Api::<ValidatingWebhookConfiguration>::all(client.clone());
+        while let Ok(Some(found)) = read::get_metadata_opt(&api, self.configuration).await
+            && found
+                .finalizers()
+                .iter()
+                .any(|finalizer| finalizer == self.finalizer)
+        {
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Keeps the finalizer of the webhook configuration until `stop`. `wanted_pods`: whether somebody asks for the
@@ -251,7 +276,39 @@ fn name_of<K: Resource<DynamicType = ()>>(object: &K) -> String {
 
 #[cfg(test)]
 mod tests {
+    use medik8s_testing::fake::FakeApi;
+
     use super::*;
+
+    const GUARD: Guard = Guard {
+        name: "guard.example",
+        path: "/guard",
+        label: ("app", ""),
+        configuration: "own",
+        finalizer: "example/open",
+        look: "kubectl get nothing",
+        dependents: None,
+    };
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_may_go_before_the_finalizer_is_off() {
+        let fake = FakeApi::new();
+        fake.add_kind::<ValidatingWebhookConfiguration>();
+        GUARD.released(&fake.client()).await;
+        let mut configuration = ValidatingWebhookConfiguration::default();
+        configuration.metadata.name = Some(GUARD.configuration.to_owned());
+        configuration.metadata.finalizers =
+            Some(vec!["other".to_owned(), GUARD.finalizer.to_owned()]);
+        fake.put(&configuration);
+        let client = fake.client();
+        let waiting = tokio::spawn(async move { GUARD.released(&client).await });
+        tokio::time::sleep(10 * PAUSE).await;
+        assert!(!waiting.is_finished());
+        fake.update::<ValidatingWebhookConfiguration>(None, GUARD.configuration, |found| {
+            found.metadata.finalizers = Some(vec!["other".to_owned()]);
+        });
+        waiting.await.unwrap();
+    }
 
     #[test]
     fn the_finalizer_is_there_exactly_while_something_is_open() {

@@ -20,8 +20,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, Node};
 use kube::{Api, api::ListParams};
 use medik8s_api::{
-    NodeMaintenance, SelfNodeRemediation,
-    names::{nmo, snr},
+    NodeMaintenance, SelfNodeRemediation, SelfNodeRemediationTemplate,
+    names::{contract, nmo, snr},
 };
 use medik8s_harness::{
     Cluster, Options, child,
@@ -66,6 +66,11 @@ fn main() -> ExitCode {
             println!("logs: {}", cluster.keep_files().display());
         }
         cluster.stop().await;
+        println!(
+            "upgrade: {} passed, {} failed",
+            u32::from(done.is_ok()),
+            u32::from(done.is_err())
+        );
         done
     })
 }
@@ -107,19 +112,20 @@ async fn there_and_back(cluster: &Cluster) -> anyhow::Result<()> {
     finished(cluster, "worker-2", &boots).await?;
     removed(cluster, "worker-3").await?;
     maintained(cluster).await?;
+    marked(cluster).await?;
     waited_for(cluster, "worker-1", release, &boots).await?;
     begun(cluster, "worker-6").await?;
     agents_of_ours(cluster, &boots).await?;
 
     // And back: same objects, their manifests.
     let open = left_open(cluster, "worker-2").await?;
+    let file = cluster.folder().join("originals.yaml");
+    std::fs::write(&file, shipped_by_the_originals())?;
+    let file = file.display().to_string();
+    cluster
+        .kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file])
+        .await?;
     for (name, namespace) in MANAGERS {
-        let file = cluster.folder().join("originals.yaml");
-        std::fs::write(&file, ORIGINALS)?;
-        let file = file.display().to_string();
-        cluster
-            .kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file])
-            .await?;
         let image = cluster
             .kubectl(&[
                 "get",
@@ -148,6 +154,16 @@ async fn there_and_back(cluster: &Cluster) -> anyhow::Result<()> {
     );
     println!("and back: the originals' manifests are in force again, what is open is as it was");
     Ok(())
+}
+
+/// What a user of theirs applies: all but the kinds with a webhook, which are there already. Their manager
+/// would serve it, and is not run here.
+fn shipped_by_the_originals() -> String {
+    ORIGINALS
+        .split("---\n")
+        .filter(|document| !document.contains("kind: SelfNodeRemediation"))
+        .collect::<Vec<_>>()
+        .join("---\n")
 }
 
 async fn ours(cluster: &Cluster) -> anyhow::Result<()> {
@@ -349,7 +365,7 @@ async fn maintained(cluster: &Cluster) -> anyhow::Result<()> {
     let maintenances: Api<NodeMaintenance> = Api::all(cluster.admin());
     wait::until(
         "the drain to go on to its end",
-        Duration::from_secs(60),
+        Duration::from_mins(1),
         async || {
             let phase = maintenances
                 .get("worker-4")
@@ -376,6 +392,21 @@ async fn maintained(cluster: &Cluster) -> anyhow::Result<()> {
         ensure!(spec.unschedulable == Some(true), "{node} was given back");
     }
     println!("maintenances: the drain went on, the drained node stays out of service");
+    Ok(())
+}
+
+/// A template of a user says what the health checker asks for.
+async fn marked(cluster: &Cluster) -> anyhow::Result<()> {
+    let templates: Api<SelfNodeRemediationTemplate> = Api::namespaced(cluster.admin(), SNR);
+    wait::until("the mark", Duration::from_secs(30), async || {
+        let annotations = templates.get("of-a-user").await?.metadata.annotations;
+        let marks = annotations.unwrap_or_default();
+        Ok(marks
+            .contains_key(contract::MULTIPLE_TEMPLATES_ANNOTATION)
+            .then_some(()))
+    })
+    .await?;
+    println!("templates: marked as usable several times");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use jiff::Timestamp;
 use medik8s_harness::{Cluster, installation, tools, wait};
 
 use crate::{access, metrics};
@@ -14,7 +15,7 @@ const NAMESPACES: [&str; 3] = [
 ];
 
 pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
-    let begin = Instant::now();
+    let (begin, since) = (Instant::now(), Timestamp::now());
     let root = tools::repository();
     let folder = root.join("config/default").display().to_string();
     let flat = root.join("deploy/medik8s.yaml").display().to_string();
@@ -53,7 +54,7 @@ pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
             &samples,
         ])
         .await
-        .or_else(only_unknown_kinds)?;
+        .or_else(|error| only_unknown_kinds(&error))?;
     installation::armed(cluster).await?;
     let sample = std::fs::read_to_string(root.join("config/samples/nodehealthcheck.yaml"))?;
     cluster.apply_text(&sample).await?;
@@ -67,7 +68,7 @@ pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
     cluster
         .kubectl(&["delete", "nhc", "--all", "--timeout=30s"])
         .await?;
-    access::every_request_was_allowed(cluster)?;
+    access::every_request_was_allowed(cluster, since)?;
     let files = [
         "deploy/agent-admission-policy.yaml",
         "deploy/network-policies.yaml",
@@ -147,7 +148,7 @@ async fn not_while_something_is_open(cluster: &Cluster) -> anyhow::Result<()> {
     }
     let said = cluster.kubectl(&configuration).await?;
     ensure!(
-        said.contains("T"),
+        said.contains('T'),
         "the webhook configuration does not wait: {said:?}"
     );
     installation::available(cluster, "self-node-remediation", 1).await?;
@@ -188,7 +189,7 @@ pub(crate) async fn agents_go_first(cluster: &Cluster) -> anyhow::Result<()> {
     cluster
         .kubectl(&["delete", "selfnoderemediationconfigs", "--all", "-A"])
         .await?;
-    wait::until("the agents to go", Duration::from_secs(60), async || {
+    wait::until("the agents to go", Duration::from_mins(1), async || {
         let agents = installation::agents(cluster).await?;
         Ok(agents.is_empty().then_some(()))
     })
@@ -196,7 +197,7 @@ pub(crate) async fn agents_go_first(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// Samples of kinds whose operators are not part of this installation.
-fn only_unknown_kinds(error: anyhow::Error) -> anyhow::Result<String> {
+fn only_unknown_kinds(error: &anyhow::Error) -> anyhow::Result<String> {
     let text = format!("{error:#}");
     let others = text
         .lines()

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use medik8s_harness::{Cluster, installation, tools};
 
-use crate::by_kubectl::{delete_all, nothing_is_left};
+use crate::by_kubectl::{agents_go_first, delete_all, nothing_is_left};
 
 /// From an empty cluster to a remediated node.
 const GOAL: Duration = Duration::from_mins(2);
@@ -41,6 +41,7 @@ pub(crate) async fn test(cluster: &Cluster) -> anyhow::Result<()> {
     shell(cluster, &last).await?;
     // Server-side apply, too, changes nothing when it is repeated.
     shell(cluster, "kubectl diff --server-side -f deploy/medik8s.yaml").await?;
+    agents_go_first(cluster).await?;
     delete_all(cluster, &["deploy/medik8s.yaml"]).await?;
     nothing_is_left(cluster).await
 }

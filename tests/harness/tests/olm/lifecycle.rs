@@ -44,6 +44,7 @@ pub(crate) async fn run(
         .needs(
             "NMO by Manual approval: nothing before it, Succeeded after it",
             async {
+                settled(cluster).await?;
                 subscribe(cluster, "node-maintenance-operator", "Manual").await?;
                 approve(cluster, &format!("node-maintenance-operator.v{OLD}")).await?;
                 succeeded(cluster, "node-maintenance-operator", OLD).await
@@ -261,7 +262,18 @@ async fn shows(
 pub(crate) async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
     let ours = ["-n", NAMESPACE];
     let agents = ["delete", "selfnoderemediationconfig", "--all"];
-    cluster.kubectl(&[&agents[..], &ours].concat()).await?;
+    // After an update OLM makes the certificates anew, and writes the new CA before the manager sees them.
+    wait::until(
+        "the webhook to have OLM's certificate",
+        Duration::from_mins(1),
+        async || {
+            cluster
+                .kubectl(&[&agents[..], &ours].concat())
+                .await
+                .map(Some)
+        },
+    )
+    .await?;
     let ended = [
         "wait",
         "--for=delete",
@@ -410,23 +422,34 @@ pub(crate) async fn subscribe(
         .await
 }
 
-/// Approves the plan for a ClusterServiceVersion, which must not be there before.
+/// Waits until OLM is done with the namespace. It reads the Subscriptions before and after it asks the
+/// catalogs: one that comes in between is resolved, but its approval is overlooked.
+async fn settled(cluster: &Cluster) -> anyhow::Result<()> {
+    let kinds = "subscriptions,installplans.operators.coreos.com,csv";
+    let versions = [
+        "get",
+        kinds,
+        "-n",
+        NAMESPACE,
+        "-o",
+        "jsonpath={..resourceVersion}",
+    ];
+    wait::until("OLM to be done", Duration::from_mins(2), async || {
+        let before = cluster.kubectl(&versions).await?;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        Ok((cluster.kubectl(&versions).await? == before).then_some(()))
+    })
+    .await
+}
+
+/// Approves the plan for a ClusterServiceVersion, which must not be there before, until it is there.
 async fn approve(cluster: &Cluster, csv: &str) -> anyhow::Result<()> {
-    let plan = wait::until("an install plan", Duration::from_mins(1), async || {
-        let plans = cluster
-            .kubectl(&["get", "installplans", "-n", NAMESPACE, "-o", "json"])
-            .await?;
-        let plans: Value = serde_json::from_str(&plans)?;
-        let found = plans["items"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .find(|plan| {
-                let names = plan["spec"]["clusterServiceVersionNames"].as_array();
-                plan["spec"]["approved"] == false
-                    && names.is_some_and(|names| names.iter().any(|name| name == csv))
-            });
-        Ok(found.and_then(|plan| plan["metadata"]["name"].as_str().map(str::to_owned)))
+    // OLM's resolver fails while it has not noticed what it did itself a moment before ("ResolutionFailed"),
+    // and tries again after pauses that double.
+    let limit = Duration::from_mins(3);
+    wait::until("an install plan", limit, async || {
+        let plans = unapproved(cluster, csv).await?;
+        Ok((!plans.is_empty()).then_some(()))
     })
     .await?;
     let there = cluster.kubectl(&["get", "csv", csv, "-n", NAMESPACE]).await;
@@ -434,20 +457,39 @@ async fn approve(cluster: &Cluster, csv: &str) -> anyhow::Result<()> {
         there.is_err(),
         "{csv} is there before its plan was approved"
     );
-    let patch = "{\"spec\":{\"approved\":true}}";
-    cluster
-        .kubectl(&[
-            "patch",
-            "installplan",
-            &plan,
-            "-n",
-            NAMESPACE,
-            "--type=merge",
-            "-p",
-            patch,
-        ])
-        .await?;
+    // When OLM resolves anew before it has begun, another plan takes the place of the approved one.
+    wait::until("the approved plan to be carried out", limit, async || {
+        for plan in unapproved(cluster, csv).await? {
+            let patch = "{\"spec\":{\"approved\":true}}";
+            let object = ["installplan", &plan, "-n", NAMESPACE];
+            cluster
+                .kubectl(&[&["patch"], &object[..], &["--type=merge", "-p", patch]].concat())
+                .await?;
+        }
+        let get = ["get", "csv", csv, "-n", NAMESPACE];
+        cluster.kubectl(&get).await.map(Some)
+    })
+    .await?;
     Ok(())
+}
+
+/// Plans for a ClusterServiceVersion that nobody has approved.
+async fn unapproved(cluster: &Cluster, csv: &str) -> anyhow::Result<Vec<String>> {
+    let plans = cluster
+        .kubectl(&["get", "installplans", "-n", NAMESPACE, "-o", "json"])
+        .await?;
+    let plans: Value = serde_json::from_str(&plans)?;
+    Ok(plans["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|plan| {
+            let names = plan["spec"]["clusterServiceVersionNames"].as_array();
+            plan["spec"]["approved"] == false
+                && names.is_some_and(|names| names.iter().any(|name| name == csv))
+        })
+        .filter_map(|plan| plan["metadata"]["name"].as_str().map(str::to_owned))
+        .collect())
 }
 
 pub(crate) async fn succeeded(

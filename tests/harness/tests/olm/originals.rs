@@ -89,10 +89,15 @@ pub(crate) async fn taken_over(
             async {
                 let after = state(cluster).await?;
                 ensure!(before == after, "before:\n{before}\nafter:\n{after}");
-                let leftovers = cluster
-                    .kubectl(&["get", "configmaps,services", "-n", NAMESPACE, "-o", "name"])
-                    .await?;
-                ensure!(!leftovers.contains("manager-config"), "{leftovers}");
+                // They go with the replaced ClusterServiceVersion.
+                wait::until("leftovers to go", Duration::from_mins(1), async || {
+                    let left = cluster
+                        .kubectl(&["get", "configmaps,services", "-n", NAMESPACE, "-o", "name"])
+                        .await?;
+                    ensure!(!left.contains("manager-config"), "{left}");
+                    Ok(Some(()))
+                })
+                .await?;
                 Ok(())
             },
         )
@@ -100,7 +105,7 @@ pub(crate) async fn taken_over(
     lifecycle::remove(cluster).await
 }
 
-/// A health check, and a node in maintenance.
+/// A health check, a node in maintenance, and what the managers make by themselves.
 async fn objects(cluster: &Cluster, made: &Made) -> anyhow::Result<()> {
     let mut check = example(made, "node-healthcheck-operator", "NodeHealthCheck")?;
     check["metadata"]["name"] = "of-the-original".into();
@@ -114,6 +119,17 @@ async fn objects(cluster: &Cluster, made: &Made) -> anyhow::Result<()> {
         })
         .await?;
     }
+    let configuration = [
+        "get",
+        "snrc",
+        "self-node-remediation-config",
+        "-n",
+        NAMESPACE,
+    ];
+    wait::until("the configuration", Duration::from_mins(1), async || {
+        cluster.kubectl(&configuration).await.map(Some)
+    })
+    .await?;
     wait::until("the drain", Duration::from_mins(1), async || {
         let phase = cluster
             .kubectl(&[
