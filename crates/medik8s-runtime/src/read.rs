@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt::Debug, time::Duration};
 use http::header::DATE;
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta, OwnerReference, Time};
 use kube::{
     Api, Resource,
     api::{ListParams, ObjectList, PartialObjectMeta, PartialObjectMetaExt as _},
@@ -130,33 +130,44 @@ struct Item {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct Kept {
-    name: Option<String>,
-    namespace: Option<String>,
-    uid: Option<String>,
-    resource_version: Option<String>,
-    labels: Option<BTreeMap<String, String>>,
     annotations: Option<BTreeMap<String, String>>,
     creation_timestamp: Option<Time>,
+    deletion_grace_period_seconds: Option<i64>,
     deletion_timestamp: Option<Time>,
+    finalizers: Option<Vec<String>>,
+    generate_name: Option<String>,
+    generation: Option<i64>,
+    labels: Option<BTreeMap<String, String>>,
+    name: Option<String>,
+    namespace: Option<String>,
+    owner_references: Option<Vec<OwnerReference>>,
+    resource_version: Option<String>,
+    uid: Option<String>,
 }
 
 impl From<Kept> for ObjectMeta {
     fn from(kept: Kept) -> Self {
         Self {
-            name: kept.name,
-            namespace: kept.namespace,
-            uid: kept.uid,
-            resource_version: kept.resource_version,
-            labels: kept.labels,
             annotations: kept.annotations,
             creation_timestamp: kept.creation_timestamp,
+            deletion_grace_period_seconds: kept.deletion_grace_period_seconds,
             deletion_timestamp: kept.deletion_timestamp,
-            ..Self::default()
+            finalizers: kept.finalizers,
+            generate_name: kept.generate_name,
+            generation: kept.generation,
+            labels: kept.labels,
+            managed_fields: None,
+            name: kept.name,
+            namespace: kept.namespace,
+            owner_references: kept.owner_references,
+            resource_version: kept.resource_version,
+            self_link: None,
+            uid: kept.uid,
         }
     }
 }
 
-/// Reads names, labels, annotations, versions and dates of all objects together with the server's own time.
+/// Reads the metadata of all objects, but for `managedFields`, together with the server's own time.
 pub async fn list_metadata_dated<K>(
     api: &Api<K>,
     params: &ListParams,
@@ -253,6 +264,23 @@ fn absent_as_none<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Rules rest on owners and finalizers as much as on names: all of it arrives but who wrote it.
+    #[test]
+    fn listed_metadata_is_whole_but_for_the_managed_fields() {
+        let all = serde_json::json!({
+            "annotations": {"a": "1"}, "creationTimestamp": "2026-01-01T00:00:00Z",
+            "deletionGracePeriodSeconds": 30, "deletionTimestamp": "2026-01-02T00:00:00Z",
+            "finalizers": ["f"], "generateName": "n-", "generation": 2, "labels": {"l": "1"}, "name": "n-1",
+            "namespace": "ns", "resourceVersion": "7", "uid": "u",
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "o", "uid": "ou", "controller": true}],
+            "managedFields": [{"manager": "m", "fieldsV1": {"f:metadata": {}}}],
+        });
+        let kept: Kept = serde_json::from_value(all.clone()).unwrap();
+        let mut whole: ObjectMeta = serde_json::from_value(all).unwrap();
+        assert!(whole.managed_fields.take().is_some());
+        assert_eq!(ObjectMeta::from(kept), whole);
+    }
 
     #[test]
     fn dates_of_the_api_server() {
