@@ -27,7 +27,7 @@ use medik8s_runtime::shutdown::Shutdown;
 use medik8s_runtime::write::Writer;
 use medik8s_testing::fake::FakeApi;
 use medik8s_watchdog::Host;
-use self_node_remediation::install::effects::Install;
+use self_node_remediation::install::effects::{Install, Told};
 use self_node_remediation::remediation::{
     self, Memory, NodeMetadata, Reach, RemediationMetrics, Remediator, keep_roles,
 };
@@ -331,6 +331,7 @@ impl ManagerParts {
             configs: configs.cache(),
             daemon_sets: daemon_sets.cache(),
             remediations: remediations.cache(),
+            told: Told::default(),
         };
         let remediator = Arc::new(Remediator {
             client: client.clone(),

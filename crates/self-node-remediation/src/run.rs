@@ -23,7 +23,10 @@ use medik8s_runtime::{
 use self_node_remediation_peer::net::Dialer;
 
 use crate::{
-    install::{effects::Install, policy, templates},
+    install::{
+        effects::{Install, Told},
+        policy, templates,
+    },
     rbac,
     remediation::{self, Memory, NodeMetadata, Reach, RemediationMetrics, Remediator, keep_roles},
     settings::{Args, PRODUCT, Settings},
@@ -148,6 +151,7 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         configs: configs.cache(),
         daemon_sets: daemon_sets.cache(),
         remediations: remediations.cache(),
+        told: Told::default(),
     });
     let remediator = Arc::new(Remediator {
         client: client.clone(),

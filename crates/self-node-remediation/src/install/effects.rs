@@ -1,7 +1,10 @@
 //! Reads what a plan is made from, and performs its steps.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
     api::{
@@ -12,6 +15,7 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, ResourceExt};
 use medik8s_api::{SelfNodeRemediation, SelfNodeRemediationConfig, names::snr};
+use medik8s_core::time;
 use medik8s_runtime::{
     clock::Clock,
     controller::{Action, Class, Classify},
@@ -67,6 +71,55 @@ pub struct Install {
     pub daemon_sets: Cache<DaemonSet>,
     /// Copy of all remediations.
     pub remediations: Cache<SelfNodeRemediation>,
+    /// What was told already.
+    pub told: Told,
+}
+
+/// Warnings of the last looks: each is told once an hour, not at each look.
+#[derive(Debug, Default)]
+pub struct Told(Mutex<BTreeMap<&'static str, Telling>>);
+
+#[derive(Debug)]
+struct Telling {
+    message: String,
+    next: Timestamp,
+}
+
+/// The same warning is told again after this time; what is normal for a while is told for the first time then.
+const TELL_EVERY: Duration = Duration::from_hours(1);
+
+impl Told {
+    /// Leaves out the warnings that are no news; forgets what is not wrong any more.
+    fn keep_news(&self, steps: &mut Vec<Step>, now: Timestamp) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut still = BTreeMap::new();
+        steps.retain(|step| {
+            let (reason, message, lasting) = match step {
+                Step::Warn(reason, message) => (*reason, message, false),
+                Step::WarnIfItLasts(reason, message) => (*reason, message, true),
+                Step::CreateCertificates
+                | Step::Rotate(_)
+                | Step::ApplyService(_)
+                | Step::DeleteDaemonSet(_)
+                | Step::ApplyDaemonSet(_)
+                | Step::Enable { .. } => return true,
+            };
+            let before = told.remove(reason);
+            let is_news = match &before {
+                Some(before) if lasting => now >= before.next,
+                Some(before) => now >= before.next || before.message != *message,
+                None => !lasting,
+            };
+            let next = match before {
+                Some(before) if !is_news => before.next,
+                Some(_) | None => time::after(now, TELL_EVERY),
+            };
+            let message = message.clone();
+            still.insert(reason, Telling { message, next });
+            is_news
+        });
+        *told = still;
+    }
 }
 
 impl Install {
@@ -89,7 +142,9 @@ impl Install {
             namespace,
             image: &self.settings.image,
         };
-        let Plan { steps, wake } = plan::plan(&seen, self.clock.now());
+        let now = self.clock.now();
+        let Plan { mut steps, wake } = plan::plan(&seen, now);
+        self.told.keep_news(&mut steps, now);
         for step in steps {
             self.perform(step, config.as_deref()).await?;
         }
@@ -176,7 +231,7 @@ impl Install {
                 let api = Api::<DaemonSet>::namespaced(self.client.clone(), namespace);
                 self.writer.apply(&api, snr::DAEMON_SET_NAME, &*set).await?;
             }
-            Step::Warn(reason, message) => {
+            Step::Warn(reason, message) | Step::WarnIfItLasts(reason, message) => {
                 if let Some(config) = config {
                     self.recorder
                         .warning(&events::reference(config), reason, &message);
@@ -310,6 +365,29 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+
+    #[test]
+    fn warnings_are_told_once_an_hour_and_what_is_normal_for_a_while_after_one() {
+        let told = Told::default();
+        let start = Timestamp::UNIX_EPOCH;
+        let warn = |message: &str| Step::Warn("Unusable", message.to_owned());
+        let lasting = |message: &str| Step::WarnIfItLasts("Waits", message.to_owned());
+        let said = |minutes: u64, steps: &[Step]| {
+            let mut steps = steps.to_vec();
+            told.keep_news(&mut steps, time::after(start, Duration::from_mins(minutes)));
+            steps
+        };
+        assert_eq!(said(0, &[warn("a"), lasting("1 of 3")]), [warn("a")]);
+        assert_eq!(said(1, &[warn("a"), lasting("2 of 3")]), []);
+        assert_eq!(said(2, &[warn("b"), lasting("2 of 3")]), [warn("b")]);
+        let all = [warn("b"), lasting("2 of 3")];
+        assert_eq!(said(60, &all), [lasting("2 of 3")]);
+        assert_eq!(said(62, &all), [warn("b")]);
+        assert_eq!(said(120, &all), [lasting("2 of 3")]);
+        // Mended meanwhile.
+        assert_eq!(said(121, &[]), []);
+        assert_eq!(said(122, &all), [warn("b")]);
+    }
 
     #[test]
     fn what_is_stored_can_be_used() {

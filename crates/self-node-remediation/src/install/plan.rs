@@ -84,6 +84,8 @@ pub enum Step {
     ApplyDaemonSet(Box<DaemonSet>),
     /// Tell on the configuration what is wrong: event reason and message.
     Warn(&'static str, String),
+    /// The same, of something that is normal for a while.
+    WarnIfItLasts(&'static str, String),
     /// Remove the condition Disabled from this remediation: namespace, name, resource version and
     /// the conditions that stay.
     Enable {
@@ -109,6 +111,8 @@ pub struct Plan {
 
 /// Event reason: the configuration cannot be used.
 pub const EVENT_UNUSABLE_CONFIG: &str = "ConfigurationUnusable";
+/// Event reason: the replacement of the certificates is held up.
+pub const EVENT_ROTATION_WAITS: &str = "CertificateRotationWaits";
 /// Event reason: the certificates cannot be used.
 pub const EVENT_UNUSABLE_CERTIFICATES: &str = "CertificatesUnusable";
 
@@ -136,6 +140,14 @@ pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
             return plan;
         }
     };
+    if let (Some(waits_for), Some(expiry)) = (&rotation.waits_for, seen.sets.first_expiry) {
+        plan.steps.push(Step::WarnIfItLasts(
+            EVENT_ROTATION_WAITS,
+            format!(
+                "the agents' certificates expire at {expiry}; their replacement waits for {waits_for}"
+            ),
+        ));
+    }
     match &seen.certificates {
         Certificates::Usable => {
             plan.steps.extend(rotation.change.map(Step::Rotate));

@@ -23,7 +23,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use medik8s_api::names::snr;
 use medik8s_core::time;
 use self_node_remediation_peer::CertificateSet;
@@ -125,6 +125,8 @@ pub struct Rotation {
     pub change: Option<Change>,
     /// When to look again.
     pub wake: Duration,
+    /// What the next stage waits for, as a part of a sentence.
+    pub waits_for: Option<String>,
 }
 
 /// Decides. `quiet`: there is no remediation.
@@ -136,8 +138,10 @@ pub fn decide(
 ) -> Rotation {
     let mounted = daemon_set.map_or(snr::CERTIFICATES_SECRET, mounted);
     let may_begin = quiet && daemon_set.is_none_or(is_settled);
-    let stay = |mount, change| Rotation {
+    let blocked = || (!may_begin).then(|| obstacle(daemon_set, quiet));
+    let stay = |mount, change: Option<Change>| Rotation {
         mount,
+        waits_for: blocked().filter(|_| change.is_none()),
         change,
         wake: POLL,
     };
@@ -152,6 +156,7 @@ pub fn decide(
                 old_ca_pem: main.set.ca_pem.clone(),
             }),
             wake: if due { POLL } else { REST },
+            waits_for: blocked().filter(|_| due),
         };
     };
     let Some(main) = &sets.main else {
@@ -210,6 +215,24 @@ pub fn decide(
         ),
         _ => stay(BOTH_SECRET, None),
     }
+}
+
+/// Why no stage may begin.
+fn obstacle(daemon_set: Option<&DaemonSet>, quiet: bool) -> String {
+    if !quiet {
+        return "all remediations to end (kubectl get snr -A)".to_owned();
+    }
+    let status = daemon_set.and_then(|set| set.status.as_ref());
+    let count = |of: fn(&DaemonSetStatus) -> i32| status.map_or(0, of);
+    format!(
+        "all agents to run as configured and to be ready: of {} that are wanted, {} are up to date and {} ready \
+         (kubectl get pods -A -o wide -l {}={})",
+        count(|status| status.desired_number_scheduled),
+        count(|status| status.updated_number_scheduled.unwrap_or(0)),
+        count(|status| status.number_ready),
+        snr::AGENT_COMPONENT_LABEL,
+        snr::AGENT_COMPONENT_VALUE,
+    )
 }
 
 /// The set of stage 3.

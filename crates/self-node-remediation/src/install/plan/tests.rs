@@ -55,7 +55,7 @@ fn names(plan: &Plan) -> Vec<&'static str> {
             Step::ApplyService(_) => "service",
             Step::DeleteDaemonSet(_) => "delete",
             Step::ApplyDaemonSet(_) => "daemonset",
-            Step::Warn(reason, _) => reason,
+            Step::Warn(reason, _) | Step::WarnIfItLasts(reason, _) => reason,
             Step::Enable { .. } => "enable",
         })
         .collect()

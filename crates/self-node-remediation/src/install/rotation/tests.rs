@@ -179,6 +179,10 @@ fn no_stage_begins_while_a_remediation_exists_or_an_agent_is_not_ready() {
             let set = daemon_set(mount, settled);
             let decided = decide(&sets, Some(&set), quiet, now());
             assert_eq!((decided.mount, decided.change), (mount, None));
+            // An expiry that comes nearer for months is nothing to be silent about.
+            let told = decided.waits_for.unwrap();
+            assert_eq!(told.contains("remediations"), !quiet, "{told}");
+            assert_eq!(told.contains("agents"), quiet, "{told}");
         }
     }
 }
@@ -194,6 +198,8 @@ fn what_is_not_due_stays() {
     assert_eq!(decided.change, None);
     assert_eq!(decided.mount, snr::CERTIFICATES_SECRET);
     assert_eq!(decided.wake, REST);
+    let set = daemon_set(snr::CERTIFICATES_SECRET, false);
+    assert_eq!(decide(&sets, Some(&set), false, now()).waits_for, None);
 }
 
 /// Somebody deletes the Secret in the middle: it comes back as one that those who run accept.
