@@ -542,7 +542,7 @@ async fn stand_by(folder: Folder, inbox: &mut inbox::Receiver) -> anyhow::Result
             },
             input = inbox.recv() => match input {
                 Some(Input::Signal) => {
-                    leaves = leaves.or(Some(Instant::now() + PREDECESSOR_ENDS));
+                    leaves = leaves.or_else(|| Some(Instant::now() + PREDECESSOR_ENDS));
                 }
                 None => return Ok(None),
                 // What is learnt now is learnt again by the first list.

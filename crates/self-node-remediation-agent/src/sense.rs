@@ -177,9 +177,11 @@ impl Senses {
                     let class = error.class();
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(machine = name, %class, error, "the Machine cannot be looked up");
-                    return match class {
-                        Class::Denied => Ok(None),
-                        _ => Err(Unanswered),
+                    // We may not: it will never be known.
+                    return if class == Class::Denied {
+                        Ok(None)
+                    } else {
+                        Err(Unanswered)
                     };
                 }
             }
