@@ -118,7 +118,8 @@ pub struct Dated<T> {
 #[derive(Deserialize)]
 struct Page {
     metadata: ListMeta,
-    items: Vec<Item>,
+    /// An API server writes an empty list of metadata as null.
+    items: Option<Vec<Item>>,
 }
 
 #[derive(Deserialize)]
@@ -204,7 +205,8 @@ where
                     .and_then(|date| http_date(date.to_str().ok()?));
             }
             let page: Page = serde_json::from_slice(&bytes).map_err(kube::Error::SerdeError)?;
-            let metadata = page.items.into_iter().map(|item| item.metadata);
+            let items = page.items.into_iter().flatten();
+            let metadata = items.map(|item| item.metadata);
             let objects = metadata.map(|kept| ObjectMeta::from(kept).into_response_partial::<K>());
             dated.items.extend(objects);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
@@ -264,6 +266,13 @@ fn absent_as_none<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_page_has_null_for_its_items() {
+        let text = r#"{"kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "7"}, "items": null}"#;
+        let page: Page = serde_json::from_str(text).unwrap();
+        assert!(page.items.is_none());
+    }
 
     /// Rules rest on owners and finalizers as much as on names: all of it arrives but who wrote it.
     #[test]
