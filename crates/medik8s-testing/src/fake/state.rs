@@ -298,6 +298,12 @@ impl State {
                 "remainingItemCount": rest - page,
             });
         }
+        // As a real one does it.
+        let items = if items.is_empty() && wants_metadata(request) {
+            Value::Null
+        } else {
+            Value::Array(items)
+        };
         Reply::ok(&json!({
             "apiVersion": kind.api_version, "kind": format!("{}List", kind.kind),
             "metadata": metadata, "items": items,
@@ -445,13 +451,14 @@ impl State {
     }
 }
 
+fn wants_metadata(request: &Recorded) -> bool {
+    let accept = request.accept.as_ref();
+    accept.is_some_and(|accept| accept.contains("PartialObjectMetadata"))
+}
+
 /// The object as the client wants it: in full, or its metadata only.
 pub(crate) fn shape(request: &Recorded, object: Value) -> Value {
-    let wants_metadata = request
-        .accept
-        .as_ref()
-        .is_some_and(|accept| accept.contains("PartialObjectMetadata"));
-    if !wants_metadata {
+    if !wants_metadata(request) {
         return object;
     }
     json!({
