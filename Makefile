@@ -147,6 +147,8 @@ test-slow: build cluster-tools ## the long suites on a real control plane (SLOW_
 
 # The release agent with the harness' watchdog, beside the release manager, in a target folder of their own.
 BENCH := target/bench/$(TARGET)/release
+# Agents that lose the API server at once; two cores bear a hundred.
+STORM ?= 100
 BENCH_SNR = MEDIK8S_PROGRAMS=$(CURDIR)/$(BENCH) MEDIK8S_TEST_AGENT=$(CURDIR)/$(BENCH)/self-node-remediation-agent \
   cargo run --quiet --locked -p medik8s-harness --bin medik8s-bench-snr --
 
@@ -166,7 +168,7 @@ bench-snr: bench-programs cluster-tools ## figures of self node remediation (abo
 	$(BENCH_SNR) times --profile hardware
 	$(BENCH_SNR) times --profile fast
 	$(BENCH_SNR) large
-	$(BENCH_SNR) storm
+	$(BENCH_SNR) storm --workers $(STORM)
 
 .PHONY: test-model
 test-model: ## the fencing rules, searched through: states, depth and time; each broken rule must be found (MOST=states)
