@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures::future::try_join_all;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
 use medik8s_harness::{network::Cut, wait};
 use nix::sys::signal::Signal;
 
@@ -16,6 +19,9 @@ use crate::{
 const WHILE: Duration = Duration::from_secs(40);
 /// Longer than a node that is cut off has left.
 const OUTAGE: Duration = Duration::from_secs(80);
+
+/// A Lease that was renewed within this time has a holder that works: it does so every five seconds.
+const RENEWED: SignedDuration = SignedDuration::from_secs(6);
 
 fn stayed(table: &Table, machine: &Machine, what: &str, time: Duration) {
     table.row(
@@ -75,7 +81,20 @@ pub(crate) async fn api_away_for_all(lab: &Lab, table: &Table) -> anyhow::Result
         machine.armed(lab).await?;
         stayed(table, machine, "API server away for all", OUTAGE);
     }
-    Ok(())
+    a_manager_leads(lab).await
+}
+
+/// After an outage another one may have to wait until the Lease of the one before has run out. What follows measures
+/// nodes, not that.
+async fn a_manager_leads(lab: &Lab) -> anyhow::Result<()> {
+    let leases = Api::<Lease>::namespaced(lab.cluster.admin(), "self-node-remediation");
+    wait::until("a manager to lead", Duration::from_mins(1), async || {
+        let lease = leases.get("547f6cb6.medik8s.io").await?;
+        let renewed = lease.spec.and_then(|spec| spec.renew_time);
+        let fresh = renewed.is_some_and(|at| Timestamp::now().duration_since(at.0) < RENEWED);
+        Ok(fresh.then_some(()))
+    })
+    .await
 }
 
 /// The DaemonSet is rolled out: a successor beside each agent, and the hand-over of its watchdog.
