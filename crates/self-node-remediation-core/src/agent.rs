@@ -344,7 +344,6 @@ struct Round {
     least_majority: usize,
     diagnostics: Option<bool>,
     needs_diagnostics: bool,
-    told_outage: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -114,6 +114,22 @@ fn w6_an_outage_for_all_resets_nobody() {
 }
 
 #[test]
+fn w6_a_majority_need_not_hear_the_others() {
+    let mut world = armed(&["a", "b", "c", "d", "e"]);
+    world.api = Api::Down;
+    world.all_peers(Peer::ApiError);
+    world.run(secs(600));
+    let outages = world.count(|command| *command == Command::Tell(Notice::ControlPlaneOutage));
+    let stopped = world.count(|command| matches!(command, Command::StopAsking { .. }));
+    assert!(outages > 0);
+    assert_eq!(
+        stopped, outages,
+        "each round ends with its majority, the third of five"
+    );
+    assert_eq!(world.reset_at, None);
+}
+
+#[test]
 fn w6_a_restart_of_the_peers_during_an_outage_costs_nothing() {
     // G - (C + Rq) = 18 s: the last round before V can still be decided.
     for begin in 0..80 {
