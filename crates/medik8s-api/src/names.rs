@@ -240,6 +240,9 @@ pub mod snr {
     pub const AGENT_COMPONENT_LABEL: &str = "app.kubernetes.io/component";
     /// Value of [`AGENT_COMPONENT_LABEL`].
     pub const AGENT_COMPONENT_VALUE: &str = "agent";
+    /// Selects the agent pods by both labels.
+    pub const AGENT_SELECTOR: &str =
+        "app.kubernetes.io/name=self-node-remediation,app.kubernetes.io/component=agent";
 
     /// DaemonSet annotation: a different value makes the manager re-create the DaemonSet.
     pub const FORCE_DELETION_REVISION_ANNOTATION: &str = "snr.medik8s.io/force-deletion-revision";

@@ -62,7 +62,7 @@ use medik8s_runtime::tls::{Profile as TlsProfile, ServerTls};
 use medik8s_runtime::write::Writer;
 use medik8s_runtime::{certs, events, probes};
 use medik8s_watchdog::Host;
-use self_node_remediation_core::agent::{Evidence, Settings as Rules};
+use self_node_remediation_core::agent::{Evidence, Recorded, Settings as Rules};
 use self_node_remediation_core::ids::{BootId, Uid};
 use self_node_remediation_core::order::{Own, Remediation};
 use self_node_remediation_peer::certificates::{CA_FIELD, CERT_FIELD, KEY_FIELD};
@@ -74,7 +74,7 @@ use tokio::time::Instant;
 use crate::directory::Directory;
 use crate::inbox::{Input, Sender};
 use crate::settings::{Args, Settings};
-use crate::store::{Folder, Store};
+use crate::store::{Folder, STATE, Store};
 
 /// Watches: longer than the pause between two bookmarks, which is about a minute.
 const WATCH_SILENCE: Duration = Duration::from_secs(90);
@@ -212,8 +212,7 @@ pub async fn guard(
         node: settings.node.clone(),
         directory: directory.clone(),
     };
-    teller.peer_timeout_adjusted(&settings);
-    let identity = identity_of(&certificates, &teller, &clock)?;
+    let (identity, is_somebody) = identity_of(&certificates, &teller, &clock)?;
 
     let diagnostics = diagnostics::Diagnostics::new(
         settings.endpoint.as_deref(),
@@ -253,6 +252,9 @@ pub async fn guard(
         "loop",
         loop_is_alive(&standing_by, &heartbeat, &clock, patience),
     );
+    // A roll-out ends here: the predecessor's certificates may be good, and a cluster of nobodies resets itself in the
+    // next outage of the API server.
+    probes.ready_when("certificates", move || is_somebody.clone());
     process.service("probes", {
         let bind = args.health_probe_bind_address.clone();
         |stop| probes.serve(bind, stop)
@@ -272,7 +274,13 @@ pub async fn guard(
         |stop| medik8s_runtime::metrics::serve(metrics, server, stop)
     });
 
-    let senses = sense::Senses::new(checks.clone(), clock.clone(), Arc::clone(&host), &settings);
+    let senses = sense::Senses::new(
+        checks.clone(),
+        clock.clone(),
+        Arc::clone(&host),
+        directory.clone(),
+        &settings,
+    );
     watch_remediations(&mut process, &watches, &senses, &inbox, &metrics);
     watch_peers(
         &mut process,
@@ -304,7 +312,9 @@ pub async fn guard(
         let shutdown = shutdown.clone();
         |_stop| async move {
             let mut receiver = receiver;
-            let Some(Owner { store, leaving }) = stand_by(folder, &mut receiver).await? else {
+            let owner = stand_by(folder, &mut receiver).await?;
+            let Some(Owner { store, leaving }) = owner.filter(|owner| owner.is_needed(&boot))
+            else {
                 shutdown.trigger();
                 return Ok(());
             };
@@ -369,22 +379,26 @@ fn read_certificates(dir: &Path) -> CertificateSet {
     }
 }
 
-/// Who this agent is for its peers. With certificates that cannot be used it is nobody: an identity of its own that no
-/// peer accepts. It guards its node all the same, for an agent that ends lets the watchdog reset a healthy node.
+/// Who this agent is for its peers, and whether it is ready to be asked. With certificates that cannot be used it is
+/// nobody: an identity of its own that no peer accepts. It guards its node all the same, for an agent that ends lets the
+/// watchdog reset a healthy node.
 fn identity_of(
     certificates: &CertificateSet,
     teller: &tell::Teller,
     clock: &Clock,
-) -> anyhow::Result<Identity> {
+) -> anyhow::Result<(Identity, Result<(), String>)> {
     match certificates.validate(clock.now()) {
         Ok(validity) => teller.metrics.certificates_expire(validity.first_expiry),
         Err(error) => teller.certificates_unusable(&error),
     }
     // Peers with another clock may still accept what is not valid now.
-    certificates.identity().or_else(|_told| {
-        let nobody = CertificateSet::create(clock.now())?;
-        Ok(nobody.identity()?)
-    })
+    match certificates.identity() {
+        Ok(identity) => Ok((identity, Ok(()))),
+        Err(error) => {
+            let nobody = CertificateSet::create(clock.now())?;
+            Ok((nobody.identity()?, Err(error.to_string())))
+        }
+    }
 }
 
 /// Liveness reflects the own loop and nothing else: restarting agents because the API is away would
@@ -449,8 +463,9 @@ fn watch_remediations(
         }
         // Its Machine has to be looked up first, which must not hold up the watch.
         spawner.worker("machine", move |stop| async move {
+            // Whose node stays unknown is told too: who has seen an order must not say "API error" about anybody.
             if let Some(resolved) = stop.or_stop(senses.resolve(vec![remediation])).await {
-                for remediation in resolved.into_iter().flatten() {
+                for remediation in resolved.remediations {
                     inbox.evidence(Evidence::Watched(remediation));
                 }
             }
@@ -515,9 +530,18 @@ struct Owner {
     leaving: bool,
 }
 
+impl Owner {
+    /// Whether there is anything to do before the end: a watchdog that a predecessor may have left armed. One that it
+    /// has stopped properly must not be started again.
+    fn is_needed(&self, boot: &BootId) -> bool {
+        let record = || self.store.read::<Recorded>(STATE, boot);
+        !self.leaving || record().is_some_and(|record| record.may_be_armed())
+    }
+}
+
 /// Becomes the owner of the state folder; waits for a predecessor. `None`: told to end meanwhile. A predecessor that is
 /// told to end at the same time may have left the watchdog armed for this process, so that is waited for a little: then
-/// this one takes over, and ends as an owner does.
+/// this one takes over, and ends as an owner does. One that is told later must not count on this one any more.
 async fn stand_by(folder: Folder, inbox: &mut inbox::Receiver) -> anyhow::Result<Option<Owner>> {
     if let Some(store) = folder.try_own()? {
         let leaving = false;
@@ -543,6 +567,7 @@ async fn stand_by(folder: Folder, inbox: &mut inbox::Receiver) -> anyhow::Result
             input = inbox.recv() => match input {
                 Some(Input::Signal) => {
                     leaves = leaves.or_else(|| Some(Instant::now() + PREDECESSOR_ENDS));
+                    successor.is_no_more_awaiting();
                 }
                 None => return Ok(None),
                 // What is learnt now is learnt again by the first list.

@@ -13,10 +13,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client};
 use medik8s_api::SelfNodeRemediation;
-use medik8s_api::names::snr::{
-    AGENT_COMPONENT_LABEL, AGENT_COMPONENT_VALUE, AGENT_NAME_LABEL, AGENT_NAME_VALUE,
-    ANNOUNCED_ANNOTATION,
-};
+use medik8s_api::names::snr::{AGENT_SELECTOR, ANNOUNCED_ANNOTATION};
 use medik8s_runtime::clock::Clock;
 use medik8s_runtime::error::Class;
 use medik8s_runtime::read;
@@ -42,6 +39,16 @@ const NODE_PAGE: u32 = 100;
 /// The API server did not answer; what it would have said is open.
 struct Unanswered;
 
+/// Remediations of which more is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// With the nodes of their Machines where those could be found.
+    pub remediations: Vec<Remediation>,
+    /// One that may be an order for this boot may be for the own Machine, which could not be asked for: what was read
+    /// proves nothing.
+    pub own_is_open: bool,
+}
+
 /// Key of a Machine: group, namespace, name.
 type MachineKey = (String, String, String);
 
@@ -51,6 +58,7 @@ pub struct Senses {
     client: Client,
     clock: Clock,
     host: Arc<Host>,
+    directory: Directory,
     namespace: String,
     node: NodeName,
     api_timeout: Duration,
@@ -71,12 +79,14 @@ impl Senses {
         client: Client,
         clock: Clock,
         host: Arc<Host>,
+        directory: Directory,
         settings: &crate::settings::Settings,
     ) -> Self {
         Self {
             client,
             clock,
             host,
+            directory,
             namespace: settings.namespace.clone(),
             node: settings.node.clone(),
             api_timeout: settings.timing.api_server_timeout(),
@@ -114,17 +124,20 @@ impl Senses {
             // An object without UID cannot come from an API server, so the list cannot either.
             remediations.push(Remediation::parse(object)?);
         }
-        let remediations = self.resolve(remediations).await?;
-        Some(Listed {
-            remediations,
+        let resolved = self.resolve(remediations).await;
+        (!resolved.own_is_open).then(|| Listed {
+            remediations: resolved.remediations,
             uptime: self.uptime(),
         })
     }
 
-    /// Looks up the nodes of Machines that are not known from the remediation itself. `None`: one that may be an order for
-    /// this boot could not be asked for, so what was read proves nothing.
-    pub async fn resolve(&self, remediations: Vec<Remediation>) -> Option<Vec<Remediation>> {
+    /// Looks up the nodes of Machines that are not known from the remediation itself, all of them within half of
+    /// apiServerTimeout, so that a Machine API that hangs does not make a list fail.
+    pub async fn resolve(&self, remediations: Vec<Remediation>) -> Resolved {
+        let end = tokio::time::Instant::now() + self.api_timeout / 2;
         let mut nodes: BTreeMap<MachineKey, NodeName> = BTreeMap::new();
+        let own = self.directory.machine();
+        let mut own_is_open = false;
         for remediation in &remediations {
             let Target::Machine {
                 group,
@@ -139,19 +152,26 @@ impl Senses {
             if nodes.contains_key(&key) {
                 continue;
             }
-            match self.node_of_machine(group, namespace, name).await {
+            let looked_up = self.node_of_machine(group, namespace, name);
+            let found = tokio::time::timeout_at(end, looked_up).await;
+            match found.unwrap_or(Err(Unanswered)) {
                 Ok(Some(node)) => drop(nodes.insert(key, node)),
-                // Where the manager recorded a boot, that decides without the Machine.
-                Err(Unanswered) if remediation.is_order() && remediation.boot.is_none() => {
-                    return None;
+                Ok(None) => {}
+                Err(Unanswered) => {
+                    let may_be_own = own.is_empty() || own == *name;
+                    // Where the manager recorded a boot, that decides without the Machine.
+                    let decides = remediation.is_order() && remediation.boot.is_none();
+                    own_is_open |= may_be_own && decides;
                 }
-                Ok(None) | Err(Unanswered) => {}
             }
         }
         let resolved = remediations
             .into_iter()
             .map(|remediation| remediation.resolved(&nodes));
-        Some(resolved.collect())
+        Resolved {
+            remediations: resolved.collect(),
+            own_is_open,
+        }
     }
 
     /// `None`: it has no node, or there is no such Machine, or it may not be read.
@@ -265,10 +285,8 @@ impl Senses {
 
     async fn list_pods(&self, directory: &Directory) {
         let api = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
-        let labels = format!(
-            "{AGENT_NAME_LABEL}={AGENT_NAME_VALUE},{AGENT_COMPONENT_LABEL}={AGENT_COMPONENT_VALUE}"
-        );
-        let params = ListParams::default().labels(&labels).limit(NODE_PAGE);
+        let agents = ListParams::default().labels(AGENT_SELECTOR);
+        let params = agents.limit(NODE_PAGE);
         match read::list_all_within(&api, &params, self.table_timeout).await {
             Ok(pods) => {
                 directory.pods_listed(&pods);

@@ -104,8 +104,6 @@ pub struct Settings {
     pub watchdog_timeout: Option<Duration>,
     /// The limits shared with the manager.
     pub timing: Timing,
-    /// peerRequestTimeout as configured; `timing` has the effective one.
-    pub configured_request_timeout: Duration,
     /// How long one read for the peer table may take.
     pub table_read_timeout: Duration,
     /// How often the peer table is made anew.
@@ -127,13 +125,12 @@ impl Settings {
             return Err(SettingsError::Manager);
         }
         let node = env.required("MY_NODE_NAME", REMEDY)?;
-        let configured_request_timeout = duration(env, "PEER_REQUEST_TIMEOUT")?;
         let timing = Timing::new(Limits {
             api_check_interval: duration(env, "API_CHECK_INTERVAL")?,
             api_server_timeout: duration(env, "API_SERVER_TIMEOUT")?,
             max_api_error_threshold: positive(env, "MAX_API_ERROR_THRESHOLD")?,
             peer_dial_timeout: duration(env, "PEER_DIAL_TIMEOUT")?,
-            peer_request_timeout: configured_request_timeout,
+            peer_request_timeout: duration(env, "PEER_REQUEST_TIMEOUT")?,
         })?;
         Ok(Self {
             node: NodeName::new(node).ok_or_else(|| range("MY_NODE_NAME", node))?,
@@ -145,7 +142,6 @@ impl Settings {
                 None => None,
             },
             timing,
-            configured_request_timeout,
             table_read_timeout: duration(env, "PEER_API_SERVER_TIMEOUT")?,
             peer_update_interval: duration(env, "PEER_UPDATE_INTERVAL")?,
             min_peers: env.parse("MIN_PEERS_FOR_REMEDIATION", REMEDY)?,

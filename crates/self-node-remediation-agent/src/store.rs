@@ -72,6 +72,7 @@ impl Folder {
         Successor {
             folder: self,
             standby: None,
+            unseen: false,
         }
     }
 
@@ -128,11 +129,16 @@ pub struct Successor {
     folder: Folder,
     /// There is one successor at a time.
     standby: Option<Flock<File>>,
+    /// The owner does not see it, and must not count on it.
+    unseen: bool,
 }
 
 impl Successor {
     /// Becomes the owner if there is none any more. Never waits.
     pub fn try_own(&mut self) -> Result<Option<Store>, StoreError> {
+        if self.unseen {
+            return self.folder.try_own();
+        }
         if self.standby.is_none() {
             let how = FlockArg::LockExclusiveNonblock;
             self.standby = self.folder.lock(STANDBY, how)?;
@@ -145,6 +151,12 @@ impl Successor {
             self.standby = None;
         }
         Ok(owned)
+    }
+
+    /// From now on the owner does not see anybody here; the ownership can still be taken.
+    pub fn is_no_more_awaiting(&mut self) {
+        self.unseen = true;
+        self.standby = None;
     }
 }
 

@@ -3,7 +3,7 @@
 //! Some phrases are looked for by existing end-to-end suites; they stand here as constants.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use medik8s_api::names::snr::{CONFIG_NAME, EVENT_NODE_REBOOT, EVENT_PEER_TIMEOUT_ADJUSTED};
+use medik8s_api::names::snr::EVENT_NODE_REBOOT;
 use medik8s_runtime::events::{self, Recorder};
 use self_node_remediation_core::agent::{Notice, Reason};
 use self_node_remediation_core::ids::NodeName;
@@ -11,7 +11,6 @@ use self_node_remediation_peer::certificates::CertificateProblem;
 
 use crate::directory::Directory;
 use crate::metrics::AgentMetrics;
-use crate::settings::Settings;
 
 const CHECK_FAILED: &str = "failed to check api server";
 const PEER_SAYS_HEALTHY: &str = "There is at least one peer who thinks this node healthy";
@@ -123,29 +122,5 @@ impl Teller {
     /// A peer, or the manager, was told that a node is unhealthy.
     pub fn said_unhealthy(&self, node: &str) {
         tracing::info!(node, "{PEER_IS_UNHEALTHY}");
-    }
-
-    /// The effective timeout of a peer request is longer than configured.
-    pub fn peer_timeout_adjusted(&self, settings: &Settings) {
-        let (configured, timing) = (settings.configured_request_timeout, &settings.timing);
-        let effective = timing.peer_request_timeout();
-        if effective <= configured {
-            return;
-        }
-        let message = format!(
-            "peerRequestTimeout is {configured:?}, which is shorter than apiServerTimeout \
-             ({:?}) plus 2s; the agents use {effective:?}",
-            timing.api_server_timeout()
-        );
-        tracing::warn!("{message}");
-        let config = events::reference_to(
-            "self-node-remediation.medik8s.io/v1alpha1",
-            "SelfNodeRemediationConfig",
-            Some(&settings.namespace),
-            CONFIG_NAME,
-            None,
-        );
-        self.recorder
-            .warning(&config, EVENT_PEER_TIMEOUT_ADJUSTED, &message);
     }
 }

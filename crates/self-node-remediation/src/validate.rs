@@ -190,7 +190,8 @@ fn durations(spec: &SelfNodeRemediationConfigSpec, review: &mut Review) {
     }
 }
 
-fn peer_timeout_warning(spec: &SelfNodeRemediationConfigSpec) -> Option<String> {
+/// The agents use a longer peerRequestTimeout than this one.
+pub(crate) fn peer_timeout_warning(spec: &SelfNodeRemediationConfigSpec) -> Option<String> {
     let read = |value: &Option<GoDuration>, default| budget::duration("", value.as_ref(), default);
     let request = read(&spec.peer_request_timeout, defaults::PEER_REQUEST_TIMEOUT).ok()?;
     let api = read(&spec.api_server_timeout, defaults::API_SERVER_TIMEOUT).ok()?;

@@ -74,7 +74,7 @@ pub const GUARD: Guard = Guard {
     finalizer: "self-node-remediation.medik8s.io/open-remediation",
     look: "kubectl get selfnoderemediations -A",
     dependents: Some(Dependents {
-        labels: "app.kubernetes.io/name=self-node-remediation,app.kubernetes.io/component=agent",
+        labels: snr::AGENT_SELECTOR,
         remedy: "agents run, and without it they could not take their nodes off the watchdogs: all \
                  nodes would be reset. First run `kubectl delete selfnoderemediationconfigs --all -A`, \
                  wait until the agents are gone, then try again",

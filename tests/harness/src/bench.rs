@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
 use medik8s_api::SelfNodeRemediation;
+use medik8s_api::names::snr;
 
 use crate::{Cluster, audit, wait};
 
@@ -257,7 +258,7 @@ pub async fn follow(
 /// Waits until so many agent pods run.
 pub async fn agents_run(cluster: &Cluster, count: usize) -> anyhow::Result<()> {
     let pods = Api::<Pod>::namespaced(cluster.admin(), NAMESPACE);
-    let agents = ListParams::default().labels("app.kubernetes.io/component=agent");
+    let agents = ListParams::default().labels(snr::AGENT_SELECTOR);
     wait::until("the agents to run", Duration::from_mins(3), async || {
         let running = pods.list(&agents).await?;
         let ready = running

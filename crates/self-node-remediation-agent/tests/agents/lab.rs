@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use medik8s_api::SelfNodeRemediation;
+use medik8s_api::names::openshift::MACHINE_ANNOTATION;
 use medik8s_api::names::snr::{
     AGENT_SERVICE, ANNOUNCED_ANNOTATION, BOOT_ID_ANNOTATION, FINALIZER, PHASE_PRE_REBOOT_COMPLETED,
 };
@@ -32,6 +33,7 @@ use self_node_remediation_peer::{
     AskError, CertificateSet, Client, HealthRequest, HealthResponse, RelayRequest, server,
 };
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 
 const NAMESPACE: &str = "medik8s";
@@ -168,6 +170,8 @@ pub(crate) struct Lab {
     /// Third byte of the loopback addresses, so that tests do not meet.
     subnet: u8,
     port: u16,
+    /// Agents that start from here on answer probes.
+    pub(crate) probed: bool,
     roots: tempfile::TempDir,
     nodes: BTreeMap<String, Machine>,
 }
@@ -232,6 +236,7 @@ impl Lab {
             clock,
             subnet,
             port,
+            probed: false,
             roots: tempfile::tempdir().unwrap(),
             nodes: BTreeMap::new(),
         };
@@ -332,11 +337,16 @@ impl Lab {
         environment.insert("HOST_PORT", &port);
         environment.extend(change.iter().copied());
         let machine = &self.nodes[node];
+        let probes = self.probed.then(|| self.probes_at(address).to_string());
+        let probes = format!(
+            "--health-probe-bind-address={}",
+            probes.as_deref().unwrap_or("0")
+        );
         let flags = [
             "manager",
             "--is-manager=false",
             "--metrics-bind-address=0",
-            "--health-probe-bind-address=0",
+            &probes,
         ];
         let args = cli::parse(&PRODUCT, flags, |command| command).unwrap();
         let settings = Settings::read(&args, &Env::from_pairs(environment)).unwrap();
@@ -378,6 +388,32 @@ impl Lab {
         Agent { inbox, task }
     }
 
+    fn probes_at(&self, address: IpAddr) -> SocketAddr {
+        SocketAddr::new(address, self.port + 1)
+    }
+
+    /// What the agent of a node says to the kubelet's probe.
+    pub(crate) async fn probe(&self, node: &str, path: &str) -> String {
+        let at = self.probes_at(self.nodes[node].address);
+        let mut stream = tokio::net::TcpStream::connect(at).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// The Machine of each node, as the Machine API says it on the Node.
+    pub(crate) fn belong_to_machines(&self) {
+        for name in self.nodes.keys() {
+            self.api.update::<Node>(None, name, |node| {
+                let machine = format!("default/m-{name}");
+                let annotations = node.metadata.annotations.get_or_insert_default();
+                annotations.insert(MACHINE_ANNOTATION.to_owned(), machine);
+            });
+        }
+    }
+
     pub(crate) fn dog(&self, node: &str) -> &Dog {
         &self.nodes[node].dog
     }
@@ -388,6 +424,12 @@ impl Lab {
             .path()
             .join(node)
             .join("run/self-node-remediation")
+    }
+
+    /// Whether somebody waits for the ownership of a node.
+    pub(crate) fn stands_by(&self, node: &str) -> bool {
+        let lock = std::fs::File::open(self.state_dir(node).join("standby"));
+        lock.is_ok_and(|file| file.try_lock().is_err())
     }
 
     /// What the kernel would be told to do by sysrq.

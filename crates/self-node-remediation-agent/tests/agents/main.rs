@@ -290,10 +290,21 @@ async fn a_watchdog_that_refuses_its_feeds_is_no_evidence() {
 #[tokio::test]
 async fn an_agent_with_unusable_certificates_guards_its_node() {
     let mut lab = Lab::new(&WORKERS);
+    lab.probed = true;
+    let _good = lab.start("w2");
+    lab.armed("w2").await;
     lab.spoil_certificates();
     let _agent = lab.start("w1");
     lab.armed("w1").await;
     until("told", || lab.was_told("CertificatesUnusable")).await;
+    // It is not ready, which stops a roll-out before all are nobodies. But it lives.
+    let ready = lab.probe("w1", "/readyz").await;
+    assert!(
+        ready.contains("500") && ready.contains("certificates"),
+        "{ready}"
+    );
+    assert!(lab.probe("w1", "/healthz").await.contains("200"));
+    assert!(lab.probe("w2", "/readyz").await.contains("200"));
 }
 
 /// An API client that blocks does not block the answers (section 16).
@@ -340,39 +351,82 @@ async fn remediations_of_machines_are_matched_or_not_vouched_for() {
     assert_eq!(other.status_value(), Some(Status::Healthy));
 }
 
-/// An order of the original, which records no boot: only the Machine tells for which node it is. Who cannot ask has no
-/// proof, and hears from its peers.
-#[tokio::test]
-async fn a_list_with_an_order_whose_machine_cannot_be_asked_for_is_no_proof() {
-    let (lab, _agents) = three_armed().await;
-    let group = "machine.openshift.io/v1beta1";
-    lab.api.add_dynamic_kind(group, "Machine", "machines", true);
-    lab.api.put_value(serde_json::json!({
-        "apiVersion": group, "kind": "Machine",
-        "metadata": {"name": "m-1", "namespace": "default"},
-        "status": {"nodeRef": {"name": "w1"}},
-    }));
-    lab.api.intercept(|request| {
-        let refused = request.client == "w1" && request.path.contains("/machines/");
-        refused.then(|| Reply::failure(500, "InternalError", "etcd").into())
-    });
+const MACHINES: &str = "machine.openshift.io/v1beta1";
+
+/// An order of the original for the Machine of w1, which records no boot: only the Machine tells for which node it is.
+fn order_for_a_machine(lab: &Lab) {
     let mut order = SelfNodeRemediation::default();
-    order.metadata.name = Some("m-1".to_owned());
+    order.metadata.name = Some("m-w1".to_owned());
     order.metadata.namespace = Some("default".to_owned());
     order.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
     order.metadata.owner_references = Some(vec![OwnerReference {
-        api_version: group.to_owned(),
+        api_version: MACHINES.to_owned(),
         kind: "Machine".to_owned(),
-        name: "m-1".to_owned(),
+        name: "m-w1".to_owned(),
         uid: "u".to_owned(),
         ..OwnerReference::default()
     }]);
     order.status.get_or_insert_default().phase = Some("Pre-Reboot-Completed".to_owned());
     lab.api.put(&order);
+}
+
+/// A Machine API that answers nobody, or not this client.
+fn machines_fail_for(lab: &Lab, client: Option<&'static str>) {
+    lab.api
+        .add_dynamic_kind(MACHINES, "Machine", "machines", true);
+    lab.api.put_value(serde_json::json!({
+        "apiVersion": MACHINES, "kind": "Machine",
+        "metadata": {"name": "m-w1", "namespace": "default"},
+        "status": {"nodeRef": {"name": "w1"}},
+    }));
+    lab.api.intercept(move |request| {
+        let meant = client.is_none_or(|client| request.client == client);
+        let refused = meant && request.path.contains("/machines/");
+        refused.then(|| Reply::failure(500, "InternalError", "etcd").into())
+    });
+}
+
+/// Who cannot ask has no proof, and hears from its peers.
+#[tokio::test]
+async fn a_list_with_an_order_whose_machine_cannot_be_asked_for_is_no_proof() {
+    let (lab, _agents) = three_armed().await;
+    machines_fail_for(&lab, Some("w1"));
+    order_for_a_machine(&lab);
     until("fenced by its peers' word", || {
         lab.dog("w1").did(Did::Set(5))
     })
     .await;
+}
+
+/// If nobody can ask, the name of the Machine is all there is. It tells those whose own it is not that their list is a
+/// proof, and the one who asks with it that it is meant.
+#[tokio::test]
+async fn an_order_whose_machine_nobody_can_ask_for_reaches_its_node() {
+    let lab = Lab::new(&WORKERS);
+    lab.belong_to_machines();
+    let _agents = WORKERS.map(|node| lab.start(node));
+    for node in WORKERS {
+        lab.armed(node).await;
+    }
+    machines_fail_for(&lab, None);
+    lab.set_reachable("w1", false);
+    order_for_a_machine(&lab);
+    until("fenced by its peers' word", || {
+        lab.dog("w1").did(Did::Set(5))
+    })
+    .await;
+    assert!(!lab.dog("w2").did(Did::Set(5)) && !lab.dog("w3").did(Did::Set(5)));
+}
+
+/// Without a Machine of its own on record nobody has a proof; but who has seen an order says no "API error" (H5).
+#[tokio::test]
+async fn who_has_seen_an_order_for_somebody_says_nothing() {
+    let (lab, _agents) = three_armed().await;
+    machines_fail_for(&lab, None);
+    order_for_a_machine(&lab);
+    pause(1).await;
+    let answer = lab.ask("w2", "w1", "").await;
+    assert!(matches!(answer, Err(AskError::Refused(_))), "{answer:?}");
 }
 
 #[tokio::test]
@@ -547,16 +601,39 @@ async fn a_successor_stands_by_and_takes_over_an_armed_watchdog() {
 async fn a_successor_that_is_ended_with_its_predecessor_stops_the_watchdog() {
     let (lab, mut agents) = three_armed().await;
     let successor = lab.start_successor("w1");
-    until_listening(&lab).await;
+    until("stands by", || lab.stands_by("w1")).await;
     lab.pod("w1", true);
     let old = agents.remove(0);
     old.terminate();
-    successor.terminate();
     old.ended().await;
+    successor.terminate();
     successor.ended().await;
+    assert_eq!(opened(&lab, "w1"), 2, "to be able to stop it");
     let log = lab.dog("w1").log();
     assert_eq!(log[log.len() - 2..], [Did::MagicClosed, Did::Closed]);
     assert!(!lab.announced("w1").unwrap().armed);
+}
+
+/// A predecessor that was told later stops the watchdog itself, and then it stays so.
+#[tokio::test]
+async fn a_successor_that_is_ended_first_is_not_counted_on() {
+    let (lab, mut agents) = three_armed().await;
+    let successor = lab.start_successor("w1");
+    until("stands by", || lab.stands_by("w1")).await;
+    lab.pod("w1", true);
+    successor.terminate();
+    pause(1).await;
+    assert!(
+        !lab.stands_by("w1"),
+        "it still takes the ownership for a second, unseen"
+    );
+    let old = agents.remove(0);
+    old.terminate();
+    old.ended().await;
+    successor.ended().await;
+    assert_eq!(opened(&lab, "w1"), 1);
+    let log = lab.dog("w1").log();
+    assert_eq!(log[log.len() - 2..], [Did::MagicClosed, Did::Closed]);
 }
 
 /// The roll-out is taken back: the owner stays.

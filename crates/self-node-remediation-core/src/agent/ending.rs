@@ -16,10 +16,9 @@ impl Step<'_> {
     pub(super) fn terminate(&mut self, successor: bool, pod_deleted: bool) {
         let can_disarm = match self.state.watchdog {
             Watchdog::Armed { can_disarm, .. } => can_disarm,
-            Watchdog::Absent => true,
-            Watchdog::NotTried | Watchdog::Opening | Watchdog::Disarming | Watchdog::Disarmed => {
-                false
-            }
+            // What is being opened is waited for, and shows then whether it can be closed.
+            Watchdog::Absent | Watchdog::Opening => true,
+            Watchdog::NotTried | Watchdog::Disarming | Watchdog::Disarmed => false,
         };
         // Nor is "disarmed" said by a node that is fencing itself or about which an order is known: the manager would hold
         // for ever what is being reset right now.

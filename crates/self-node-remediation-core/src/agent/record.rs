@@ -43,6 +43,14 @@ pub struct Recorded {
     pub quiet_until: BootInstant,
 }
 
+impl Recorded {
+    /// Whether the watchdog may be armed, as far as was announced.
+    pub fn may_be_armed(&self) -> bool {
+        let mut announced = self.in_force.iter().chain(&self.pending);
+        announced.any(|value| value.armed)
+    }
+}
+
 /// Fencing that has begun.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct RecordedFencing {

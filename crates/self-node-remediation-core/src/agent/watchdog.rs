@@ -60,6 +60,9 @@ impl Step<'_> {
             can_disarm,
             wish: if granted { Wish::Done } else { Wish::Open },
         };
+        if let Some(ending) = &mut self.state.ending {
+            ending.disarm &= can_disarm;
+        }
         self.rest.push(Command::Tell(Notice::Armed { timeout }));
         if self.state.fencing.is_some() {
             // Fencing began while the device was being opened.

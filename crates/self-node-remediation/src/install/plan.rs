@@ -26,6 +26,7 @@ use self_node_remediation_core::order::Phase;
 
 use super::daemonset;
 use super::rotation::{self, Change, Sets};
+use crate::validate;
 
 #[cfg(test)]
 mod tests;
@@ -140,6 +141,9 @@ pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
             return plan;
         }
     };
+    let adjusted = validate::peer_timeout_warning(&config.spec);
+    plan.steps
+        .extend(adjusted.map(|text| Step::Warn(snr::EVENT_PEER_TIMEOUT_ADJUSTED, text)));
     if let (Some(waits_for), Some(expiry)) = (&rotation.waits_for, seen.sets.first_expiry) {
         plan.steps.push(Step::WarnIfItLasts(
             EVENT_ROTATION_WAITS,

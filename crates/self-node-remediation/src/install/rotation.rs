@@ -226,12 +226,11 @@ fn obstacle(daemon_set: Option<&DaemonSet>, quiet: bool) -> String {
     let count = |of: fn(&DaemonSetStatus) -> i32| status.map_or(0, of);
     format!(
         "all agents to run as configured and to be ready: of {} that are wanted, {} are up to date and {} ready \
-         (kubectl get pods -A -o wide -l {}={})",
+         (kubectl get pods -A -o wide -l {})",
         count(|status| status.desired_number_scheduled),
         count(|status| status.updated_number_scheduled.unwrap_or(0)),
         count(|status| status.number_ready),
-        snr::AGENT_COMPONENT_LABEL,
-        snr::AGENT_COMPONENT_VALUE,
+        snr::AGENT_SELECTOR,
     )
 }
 

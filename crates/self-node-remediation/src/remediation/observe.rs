@@ -303,18 +303,8 @@ impl Remediator {
                 seen.pods.clone()
             }
             Phase::Started | Phase::PreRebootCompleted => {
-                let agents = format!(
-                    "{}={},{}={}",
-                    snr::AGENT_NAME_LABEL,
-                    snr::AGENT_NAME_VALUE,
-                    snr::AGENT_COMPONENT_LABEL,
-                    snr::AGENT_COMPONENT_VALUE
-                );
-                read::list_all(
-                    &api,
-                    &ListParams::default().fields(&on_node).labels(&agents),
-                )
-                .await?
+                let agents = ListParams::default().labels(snr::AGENT_SELECTOR);
+                read::list_all(&api, &agents.fields(&on_node)).await?
             }
             Phase::FencingCompleted | Phase::Unknown(_) => Vec::new(),
         };

@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
+use medik8s_api::names::snr;
 
 use super::{
     Narrator, Phases, Telling, install,
@@ -148,7 +149,7 @@ fn since(observer: &Observer<'_>, step: Step, cut: Instant) -> anyhow::Result<Du
 async fn agent_log(cluster: &Cluster, node: &str) -> anyhow::Result<PathBuf> {
     let agents: Api<Pod> = Api::all(cluster.admin());
     let params = ListParams::default()
-        .labels("app.kubernetes.io/component=agent")
+        .labels(snr::AGENT_SELECTOR)
         .fields(&format!("spec.nodeName={node}"));
     let agents = agents.list(&params).await?;
     let agent = agents

@@ -9,6 +9,7 @@ use anyhow::{bail, ensure};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt as _, api::ListParams};
+use medik8s_api::names::snr;
 use tokio::time::sleep;
 
 use super::{Narrator, Phases, install, observe::Tail};
@@ -164,7 +165,7 @@ pub(super) async fn lose_the_api(
 async fn agent_logs(cluster: &Cluster) -> anyhow::Result<Logs> {
     let agents: Api<Pod> = Api::all(cluster.admin());
     let agents = agents
-        .list(&ListParams::default().labels("app.kubernetes.io/component=agent"))
+        .list(&ListParams::default().labels(snr::AGENT_SELECTOR))
         .await?;
     Ok(agents
         .iter()

@@ -24,6 +24,7 @@ use kube::{
     Api, Client, ResourceExt as _,
     api::{ListParams, Patch, PatchParams, PostParams},
 };
+use medik8s_api::names::snr;
 use medik8s_guest::Order;
 use nix::sys::signal::Signal;
 use serde_json::json;
@@ -178,7 +179,7 @@ impl Kubelet {
         let all = Api::<Pod>::all(self.client.clone());
         let own = ListParams::default()
             .fields(&format!("spec.nodeName={}", self.guest.name()))
-            .labels("app.kubernetes.io/component=agent");
+            .labels(snr::AGENT_SELECTOR);
         let pods = timeout(ANSWER, all.list(&own)).await??;
         for pod in pods {
             let name = pod.name_any();

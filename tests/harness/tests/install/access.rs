@@ -61,7 +61,7 @@ pub(crate) async fn agents_write_to_their_own_node_only(cluster: &Cluster) -> an
 async fn as_an_agent(cluster: &Cluster) -> anyhow::Result<(Client, String)> {
     let pods: Api<Pod> = Api::all(cluster.admin());
     let agents = pods
-        .list(&ListParams::default().labels("app.kubernetes.io/component=agent"))
+        .list(&ListParams::default().labels(snr::AGENT_SELECTOR))
         .await?;
     let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     let pod = agents

@@ -279,7 +279,7 @@ pub(crate) async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
         "--for=delete",
         "pod",
         "-l",
-        "app.kubernetes.io/component=agent",
+        snr::AGENT_SELECTOR,
         "--timeout=2m",
     ];
     cluster.kubectl(&[&ended[..], &ours].concat()).await?;

@@ -104,11 +104,7 @@ async fn undisturbed(lab: &Lab, before: (String, String)) -> anyhow::Result<()> 
 /// How often agents were started again, all together.
 async fn restarts(lab: &Lab) -> anyhow::Result<u32> {
     let agents: Api<Pod> = Api::all(lab.cluster.admin());
-    let params = ListParams::default().labels(&format!(
-        "{}={}",
-        snr::AGENT_COMPONENT_LABEL,
-        snr::AGENT_COMPONENT_VALUE
-    ));
+    let params = ListParams::default().labels(snr::AGENT_SELECTOR);
     wait::until("the agents' pods", SLACK, async || {
         let agents = agents.list(&params).await?;
         let mut sum = 0;

@@ -11,14 +11,31 @@ fn armed() -> World {
     world
 }
 
-fn opening() -> World {
+fn opening(can_disarm: bool) -> World {
     let mut world = World::with_workers(&["a", "b"]);
+    world.can_disarm = can_disarm;
     world.settings.software_reboot = false;
     world.start();
     while world.state().watchdog != Watchdog::Opening {
         world.run(Duration::from_millis(1));
     }
     world
+}
+
+/// It may be armed by now: who exits would leave it to nobody.
+#[test]
+fn h07_a_device_that_is_being_opened_is_waited_for_and_closed() {
+    for (can_disarm, disarmed) in [(true, 1), (false, 0)] {
+        let mut world = opening(can_disarm);
+        world.give(Evidence::Terminate {
+            successor: false,
+            pod_deleted: true,
+        });
+        assert!(!world.exited);
+        world.run(secs(9));
+        assert!(world.exited);
+        assert_eq!(world.count(|command| *command == Command::Disarm), disarmed);
+    }
 }
 
 fn announcements(world: &World, from: usize) -> Vec<(BootInstant, Announcement)> {
@@ -115,7 +132,7 @@ fn h07_a_device_is_not_opened_with_more_than_may_be_announced() {
 
 #[test]
 fn fencing_takes_the_permit_back_from_whoever_opens_the_device() {
-    let mut world = opening();
+    let mut world = opening(true);
     world.give(Evidence::Watched(order("u1", Some("boot-1"))));
     assert!(world.feed_until <= world.now);
 }

@@ -74,6 +74,20 @@ fn a_fresh_install_gets_everything_in_order() {
 }
 
 #[test]
+fn a_request_timeout_that_is_not_used_is_told_of() {
+    let mut config = config();
+    config.spec.peer_request_timeout = Some("3s".into());
+    let plan = plan(&observed(&config), Timestamp::UNIX_EPOCH);
+    let [Step::Warn("PeerTimeoutAdjusted", text), ..] = plan.steps.as_slice() else {
+        panic!("{plan:?}");
+    };
+    assert!(
+        text.contains("(3s)") && text.contains("7s is used"),
+        "{text}"
+    );
+}
+
+#[test]
 fn nothing_fights_an_uninstall() {
     let mut config = config();
     assert_eq!(
