@@ -9,8 +9,8 @@
 //! # Guarantees
 //! * The webhook configuration, which no webhook can protect, has a finalizer while something is open:
 //!   its deletion waits, and the refusal stays in force.
-//! * What may be deleted is answered once the finalizer is off: with the next object the last manager may go,
-//!   and then nobody would take it off.
+//! * What may be deleted is answered once the finalizer is off, or after 4 s: with the next object the last manager may
+//!   go, and then nobody would take it off.
 //! * Pods that need their rights until their very end ([`Dependents`]) go first: an agent that has lost its
 //!   account cannot take its node off the watchdog, and the node would be reset.
 //! * Never in the way of repair: when the operator cannot be asked, everything can be deleted.
@@ -39,6 +39,8 @@ use crate::{
 const LOOK: Duration = Duration::from_secs(1);
 /// How long a deletion waits for a look at the objects.
 const DEADLINE: Duration = Duration::from_secs(4);
+/// Every how many looks pods are looked for that somebody asks for and that are there.
+const RARELY: u32 = 60;
 /// How often it is looked whether the finalizer is off.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -167,15 +169,14 @@ impl Guard {
         let reader = client.clone();
         let api = Api::<ValidatingWebhookConfiguration>::all(client);
         let mut kept = None;
-        // Pods come only with the first object that asks for them, and are looked for until they are gone.
-        let mut without = self.dependents.is_none();
+        let mut pods = PodsSeen::default();
         loop {
             let mut is_open = cache.list().iter().any(|object| open(object));
             if let Some(dependents) = self.dependents.filter(|_| !is_open) {
-                let may_exist = wanted_pods();
-                without =
-                    !may_exist && (without || dependents.are_there(&reader).await == Some(false));
-                is_open = !without;
+                if pods.is_look_due(wanted_pods()) {
+                    pods.none = dependents.are_there(&reader).await == Some(false);
+                }
+                is_open = !pods.none;
             }
             if kept != Some(is_open) {
                 match self.put(&api, &writer, is_open).await {
@@ -215,6 +216,34 @@ impl Guard {
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// What is known of the [`Dependents`], without asking the API server at each look.
+#[derive(Debug, Default)]
+struct PodsSeen {
+    /// There are none.
+    none: bool,
+    /// Somebody asks for them.
+    wanted: bool,
+    since_look: u32,
+}
+
+impl PodsSeen {
+    /// Pods come only with the first object that asks for them, and are looked for until they are gone. Where they are
+    /// asked for and none is there, no node takes them: then they keep nothing, until one comes.
+    fn is_look_due(&mut self, wanted: bool) -> bool {
+        if wanted && !self.wanted {
+            (self.none, self.since_look) = (false, 0);
+        }
+        self.wanted = wanted;
+        let due = if wanted {
+            self.none || self.since_look >= RARELY
+        } else {
+            !self.none
+        };
+        self.since_look = if due { 0 } else { self.since_look + 1 };
+        due
     }
 }
 
@@ -308,6 +337,25 @@ mod tests {
             found.metadata.finalizers = Some(vec!["other".to_owned()]);
         });
         waiting.await.unwrap();
+    }
+
+    #[test]
+    fn pods_are_looked_for_rarely_while_they_are_there_and_wanted() {
+        let mut seen = PodsSeen::default();
+        // Nothing is known at the start, and nobody asks for them.
+        assert!(seen.is_look_due(false));
+        seen.none = true;
+        assert!(!seen.is_look_due(false));
+        // They are asked for, so they come; if none has come after a minute, none is waited for.
+        assert!(!seen.is_look_due(true) && !seen.none);
+        let looks = (0..RARELY).map(|_| seen.is_look_due(true));
+        assert_eq!(looks.filter(|due| *due).count(), 1);
+        seen.none = true;
+        assert!(seen.is_look_due(true));
+        seen.none = false;
+        assert!(!seen.is_look_due(true));
+        // Nobody asks for them any more: they are looked for until they are gone.
+        assert!(seen.is_look_due(false) && seen.is_look_due(false));
     }
 
     #[test]

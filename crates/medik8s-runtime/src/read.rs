@@ -118,7 +118,8 @@ pub struct Dated<T> {
 #[derive(Deserialize)]
 struct Page {
     metadata: ListMeta,
-    /// An API server writes an empty list of metadata as null.
+    /// An API server writes an empty list of metadata as null. An answer without this key is no list.
+    #[serde(deserialize_with = "Option::deserialize")]
     items: Option<Vec<Item>>,
 }
 
@@ -272,6 +273,9 @@ mod tests {
         let text = r#"{"kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "7"}, "items": null}"#;
         let page: Page = serde_json::from_str(text).unwrap();
         assert!(page.items.is_none());
+        let no_list =
+            r#"{"kind": "PartialObjectMetadataList", "metadata": {"resourceVersion": "7"}}"#;
+        assert!(serde_json::from_str::<Page>(no_list).is_err());
     }
 
     /// Rules rest on owners and finalizers as much as on names: all of it arrives but who wrote it.
