@@ -139,8 +139,19 @@ pub struct OrderTerms {
     pub boot: BootId,
     /// D: how long until the node counts as rebooted.
     pub wait: Duration,
-    /// Whether the agent announces its bound.
-    pub announces: bool,
+    /// What the wait says.
+    pub grounds: Grounds,
+}
+
+/// What follows from the wait of an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Grounds {
+    /// The agent announced that it resets the node within it.
+    Announced,
+    /// The agent announces nothing: the bound is computed from its settings.
+    OldAgent,
+    /// Nothing: the agent announced no bound, or the node has rebooted already. Evidence frees the node.
+    Evidence,
 }
 
 /// The precondition of an order. `boot`: the boot recorded with the finalizer, if that was done already.
@@ -164,7 +175,7 @@ pub fn terms(
         return Ok(Ok(OrderTerms {
             boot,
             wait: old_agent_wait(node, timing, others, workers, user)?,
-            announces: false,
+            grounds: Grounds::OldAgent,
         }));
     }
     let Some(announced) = &node.announced else {
@@ -179,10 +190,14 @@ pub fn terms(
     // Without a bound the node is never freed by time; the order still goes out, and evidence may free it.
     let bound = announced.bound.unwrap_or_else(|| timing.announced_span());
     let wait = budget::announced_wait(bound, announced.wd, user)?;
+    let grounds = match announced.bound {
+        Some(_) => Grounds::Announced,
+        None => Grounds::Evidence,
+    };
     Ok(Ok(OrderTerms {
         boot,
         wait,
-        announces: true,
+        grounds,
     }))
 }
 
@@ -619,7 +634,9 @@ pub fn removal(
         return Removal::Graceful;
     }
     match renewal {
-        Ok(terms) if terms.announces && terms.boot != *recorded => Removal::Renew(terms),
+        Ok(terms) if terms.grounds != Grounds::OldAgent && terms.boot != *recorded => {
+            Removal::Renew(terms)
+        }
         Ok(_) => Removal::Hold(Missing::AnnouncementOfThisBoot),
         Err(missing) => Removal::Hold(missing),
     }

@@ -163,6 +163,9 @@ impl Draft<'_> {
             }
             return Ok(());
         };
+        // The configuration's own look takes it away as well, which starts this pass, but not while its agents cannot be
+        // deployed. Then it is they that are missing.
+        conditions::remove(self.conditions(), snr::DISABLED);
         if remediation.phase == Phase::FencingCompleted {
             return Ok(());
         }
@@ -180,12 +183,13 @@ impl Draft<'_> {
                 });
             }
         };
-        let message = self.message();
-        self.explain(&message);
         if node.excluded {
+            self.explain(tell::EXCLUDED);
             self.tell(Tale::Skipped);
             return Ok(());
         }
+        let message = self.message();
+        self.explain(&message);
         match &remediation.phase {
             Phase::Started => self.start(node, config),
             Phase::PreRebootCompleted => self.follow_order(node, config),

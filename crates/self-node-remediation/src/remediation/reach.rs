@@ -3,6 +3,7 @@
 //! Without that no acknowledgement ever comes, and every remediation holds. A NetworkPolicy that forbids it should be
 //! known before the first node fails. So should what the number of nodes allows (`topology`).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use kube::Client;
@@ -16,13 +17,14 @@ use medik8s_runtime::{
     shutdown::Shutdown,
 };
 use self_node_remediation_core::budget;
+use self_node_remediation_core::ids::NodeName;
 use self_node_remediation_core::table;
 use self_node_remediation_peer::HealthRequest;
 use self_node_remediation_peer::net::Dialer;
 
+use super::NodeMetadata;
 use super::acknowledge::Agents;
 use super::topology::{self, Member};
-use super::{NodeMetadata, RemediationError};
 
 /// How many agents are tried.
 const SAMPLE: usize = 3;
@@ -60,7 +62,7 @@ impl Reach {
             return Ok(());
         }
         // The configuration of a fresh install is still to be created.
-        while !self.tell_topology(true) {
+        while !self.tell_topology(true, None) {
             if stop
                 .or_stop(tokio::time::sleep(CONFIG_PAUSE))
                 .await
@@ -81,9 +83,20 @@ impl Reach {
                 defaults::PEER_UPDATE_INTERVAL,
             );
             pause = interval.unwrap_or(FIRST).max(Duration::from_secs(10));
-            let _said = self.tell_topology(false);
-            match self.try_some(&config).await {
-                Ok(Some(tried)) => self.recorder.warning(
+            let found = Agents::find(&self.client, &self.dialer, &self.namespace, &config.spec);
+            let agents = match found.await {
+                Ok(agents) => agents,
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "could not try to reach agents");
+                    let _said = self.tell_topology(false, None);
+                    continue;
+                }
+            };
+            let nodes = agents.nodes().cloned().collect();
+            let _said = self.tell_topology(false, Some(&nodes));
+            if let Some(tried) = self.try_some(&agents).await {
+                self.recorder.warning(
                     &events::reference(&*config),
                     UNREACHABLE,
                     &format!(
@@ -91,12 +104,7 @@ impl Reach {
                          acknowledgement no node is freed by time (check NetworkPolicies and the \
                          agent pods)"
                     ),
-                ),
-                Ok(None) => {}
-                Err(error) => {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "could not try to reach agents");
-                }
+                );
             }
         }
         Ok(())
@@ -104,7 +112,7 @@ impl Reach {
 
     /// Says what the loss of a node will mean; what is promised in full is said once only. False: there is no
     /// configuration to say it of.
-    fn tell_topology(&self, all: bool) -> bool {
+    fn tell_topology(&self, all: bool, agents: Option<&BTreeSet<NodeName>>) -> bool {
         let Some(config) = self.configs.get(Some(&self.namespace), snr::CONFIG_NAME) else {
             return false;
         };
@@ -117,7 +125,7 @@ impl Reach {
             .nodes
             .list()
             .iter()
-            .map(|node| Member::of(node))
+            .map(|node| Member::of(node, agents))
             .collect();
         let regarding = events::reference(&*config);
         for told in topology::describe(&members, min_peers) {
@@ -131,12 +139,7 @@ impl Reach {
     }
 
     /// Asks some agents about their own nodes; how many were tried if none of them answered.
-    async fn try_some(
-        &self,
-        config: &SelfNodeRemediationConfig,
-    ) -> Result<Option<usize>, RemediationError> {
-        let agents =
-            Agents::find(&self.client, &self.dialer, &self.namespace, &config.spec).await?;
+    async fn try_some(&self, agents: &Agents) -> Option<usize> {
         let chance = u64::from(self.clock.now().subsec_nanosecond().unsigned_abs());
         let chosen: Vec<_> = table::shuffled(agents.nodes(), chance)
             .into_iter()
@@ -152,9 +155,9 @@ impl Reach {
                 .await
                 .is_some_and(|answer| answer.status.is_some())
             {
-                return Ok(None);
+                return None;
             }
         }
-        Ok((!chosen.is_empty()).then_some(chosen.len()))
+        (!chosen.is_empty()).then_some(chosen.len())
     }
 }

@@ -5,11 +5,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use medik8s_api::names::{contract, snr};
 use medik8s_core::go_duration;
-use self_node_remediation_core::release::{By, Hold, Missing, OrderTerms, OrderTimes, Quorum};
+use self_node_remediation_core::release::{By, Grounds, Hold, Missing, OrderTimes, Quorum};
 
 /// Message of the condition Disabled.
 pub(super) const DISABLED: &str = "there is no SelfNodeRemediationConfig named \
      self-node-remediation-config in the operator's namespace; create one to enable remediation";
+/// The node carries the label.
+pub(super) const EXCLUDED: &str = "the node is labelled \
+     remediation.medik8s.io/exclude-from-remediation=true: nothing is done as long as it is";
 /// The order has lost its finalizer.
 pub(super) const NO_FINALIZER: &str = "somebody removed the finalizer, which ends the order to \
      reboot: nothing will be freed; delete this remediation";
@@ -32,6 +35,7 @@ pub(super) enum Tale {
     TimeAssumed {
         until: Timestamp,
         wait: Duration,
+        grounds: Grounds,
     },
     Waiting {
         until: Timestamp,
@@ -116,11 +120,7 @@ impl Tale {
             Self::Started => {
                 Event::new(contract::REMEDIATION_STARTED, "Remediation started").once("started:")
             }
-            Self::Skipped => Event::new(
-                contract::REMEDIATION_SKIPPED,
-                "the node is labelled remediation.medik8s.io/exclude-from-remediation=true",
-            )
-            .once("skipped:"),
+            Self::Skipped => Event::new(contract::REMEDIATION_SKIPPED, EXCLUDED).once("skipped:"),
             Self::Stopped => Event::new(
                 contract::REMEDIATION_STOPPED,
                 "NHC added the timed-out annotation, remediation will be stopped",
@@ -133,13 +133,15 @@ impl Tale {
                 Event::warning(contract::REMEDIATION_CANNOT_START, cannot_start(*missing))
                     .once(format!("cannot-start:{missing:?}"))
             }
-            Self::TimeAssumed { until, wait } => Event::new(
-                snr::EVENT_UPDATE_TIME_ASSUMED_REBOOTED,
-                format!(
-                    "the node is ordered to reboot and counts as rebooted from {until} on ({})",
-                    go_duration::format_unsigned(*wait)
-                ),
-            ),
+            Self::TimeAssumed {
+                until,
+                wait,
+                grounds,
+            } => {
+                let wait = go_duration::format_unsigned(*wait);
+                let text = format!("{} ({wait})", ordered(*until, *grounds));
+                Event::new(snr::EVENT_UPDATE_TIME_ASSUMED_REBOOTED, text)
+            }
             Self::Waiting { until, by, text } => {
                 Event::new("WaitingForReboot", text.clone()).once(format!("wait:{until} {by}"))
             }
@@ -178,13 +180,19 @@ pub(super) fn cannot_start(missing: Missing) -> String {
 }
 
 /// The order as the conditions say it.
-pub(super) fn ordered(until: Timestamp, terms: &OrderTerms) -> String {
-    let why = if terms.announces {
-        "by the bound that its agent announced"
-    } else {
-        "by the bound of an agent that announces nothing"
+pub(super) fn ordered(until: Timestamp, grounds: Grounds) -> String {
+    let follows = match grounds {
+        Grounds::Announced => {
+            format!("it counts as rebooted from {until} on, by the bound that its agent announced")
+        }
+        Grounds::OldAgent => format!(
+            "it counts as rebooted from {until} on, by the bound of an agent that announces nothing"
+        ),
+        Grounds::Evidence => {
+            "time frees nothing, its workload is freed when it is seen in another boot".to_owned()
+        }
     };
-    format!("the node is ordered to reboot; it counts as rebooted from {until} on, {why}")
+    format!("the node is ordered to reboot; {follows}")
 }
 
 /// What time is waited for.

@@ -5,7 +5,10 @@
 //! acknowledge is not freed by time. An administrator should know that from `kubectl describe snrc`, not from the first
 //! night. The README has the same as a table.
 
+use std::collections::BTreeSet;
+
 use medik8s_api::names::contract::{EXCLUDE_FROM_REMEDIATION_LABEL, TRUE};
+use self_node_remediation_core::ids::NodeName;
 use self_node_remediation_core::table::{Role, is_strict_majority, quorum_of};
 
 use super::NodeMetadata;
@@ -17,19 +20,24 @@ mod tests;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) role: Role,
-    /// No agent runs on it.
-    pub(super) excluded: bool,
+    /// No agent runs on it, so it never answers.
+    pub(super) without_agent: bool,
 }
 
 impl Member {
-    pub(super) fn of(node: &NodeMetadata) -> Self {
+    /// `agents`: the nodes with agents, if that is known.
+    pub(super) fn of(node: &NodeMetadata, agents: Option<&BTreeSet<NodeName>>) -> Self {
         let labels = node.metadata.labels.as_ref();
         let excluded = labels
             .and_then(|labels| labels.get(EXCLUDE_FROM_REMEDIATION_LABEL))
             .is_some_and(|value| value == TRUE);
+        let name = node.metadata.name.as_deref().and_then(NodeName::new);
+        let has_agent = agents
+            .zip(name)
+            .is_none_or(|(agents, name)| agents.contains(&name));
         Self {
             role: Role::of(labels),
-            excluded,
+            without_agent: excluded || !has_agent,
         }
     }
 }
@@ -71,7 +79,10 @@ pub(super) fn describe(nodes: &[Member], min_peers: usize) -> Vec<Told> {
             "a control-plane node that is also a worker",
         ),
     ] {
-        if nodes.iter().any(|node| node.role == role && !node.excluded) {
+        if nodes
+            .iter()
+            .any(|node| node.role == role && !node.without_agent)
+        {
             let others = workers.saturating_sub(usize::from(role.worker));
             let peers = if role.control_plane {
                 control_plane.saturating_sub(1)
@@ -81,8 +92,8 @@ pub(super) fn describe(nodes: &[Member], min_peers: usize) -> Vec<Told> {
             told.push(fate(what, others, peers, min_peers));
         }
     }
-    let without_agent = count(|node| node.role.worker && node.excluded);
-    told.extend(excluded(workers, without_agent));
+    let without_agent = count(|node| node.role.worker && node.without_agent);
+    told.extend(mute(workers, without_agent));
     told.sort_by_key(|told| !told.warning);
     told
 }
@@ -132,7 +143,7 @@ fn fate(what: &str, workers: usize, control_plane: usize, min_peers: usize) -> T
 }
 
 /// Nodes without agent are members of every table, and never answer.
-fn excluded(workers: usize, without_agent: usize) -> Option<Told> {
+fn mute(workers: usize, without_agent: usize) -> Option<Told> {
     let others = workers.checked_sub(1)?;
     let answering = others.saturating_sub(without_agent);
     if without_agent == 0 || answering == others {
@@ -143,8 +154,8 @@ fn excluded(workers: usize, without_agent: usize) -> Option<Told> {
     (held || resets).then(|| Told {
         warning: true,
         text: format!(
-            "{without_agent} of {workers} workers are excluded from remediation and run no agent, \
-             so they never answer: an outage of the API server resets the others once, because \
+            "{without_agent} of {workers} workers run no agent (they are excluded from remediation, or \
+             a taint or a lack of room keeps it away), so they never answer: an outage of the API server resets the others once, because \
              they find no majority{}",
             if held {
                 "; and no node is freed by time, because too few can acknowledge"

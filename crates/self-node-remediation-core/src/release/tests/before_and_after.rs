@@ -10,8 +10,8 @@ fn what_an_order_needs() {
     let judge = |node: &Node| terms(node, &timing, &[], 4, None).unwrap();
     let good = judge(&node()).unwrap();
     assert_eq!(
-        (good.wait, good.announces, good.boot),
-        (secs(130), true, boot("b1"))
+        (good.wait, good.grounds, good.boot),
+        (secs(130), Grounds::Announced, boot("b1"))
     );
     let spoils: [(Spoil, Missing); 7] = [
         (|node| node.agent = AgentPods::None, Missing::Agent),
@@ -38,16 +38,17 @@ fn what_an_order_needs() {
     }
     let mut unbound = node();
     unbound.announced.as_mut().unwrap().bound = None;
+    let unbound = judge(&unbound).unwrap();
     assert_eq!(
-        judge(&unbound).unwrap().wait,
-        secs(130),
+        (unbound.wait, unbound.grounds),
+        (secs(130), Grounds::Evidence),
         "ordered, though time will not free it"
     );
     let mut old = node();
     old.agent = AgentPods::Old;
     old.announced = None;
     let terms = judge(&old).unwrap();
-    assert!(!terms.announces);
+    assert_eq!(terms.grounds, Grounds::OldAgent);
     // 60 + 2 x 12 (4 workers: 2 batches, less than G) -> 30, + 10 + 30, and 20 + 24 on top.
     assert_eq!(terms.wait, secs(60 + 30 + 10 + 30 + 20 + 24));
 }
@@ -89,7 +90,7 @@ fn how_the_workload_may_be_removed() {
         Ok(OrderTerms {
             boot: boot("b2"),
             wait: secs(130),
-            announces: true,
+            grounds: Grounds::Announced,
         })
     };
     let b1 = boot("b1");

@@ -3,7 +3,7 @@
 use medik8s_api::names::snr;
 use medik8s_api::self_node_remediation::SelfNodeRemediationConfigSpec;
 use self_node_remediation_core::budget::{self, Timing};
-use self_node_remediation_core::release::{self, OrderTerms};
+use self_node_remediation_core::release::{self, Grounds, OrderTerms};
 
 use super::super::error::RemediationError;
 use super::super::observe::NodeSeen;
@@ -60,11 +60,12 @@ impl Draft<'_> {
         let until = known.map_or(until, |known| known.max(until));
         self.plan.status.time_assumed_rebooted = Some(api_time(until));
         self.phase(snr::PHASE_PRE_REBOOT_COMPLETED);
-        self.explain(&tell::ordered(until, terms));
+        self.explain(&tell::ordered(until, terms.grounds));
         self.plan.is_order = true;
         self.plan.after.push(Step::Tell(Tale::TimeAssumed {
             until,
             wait: terms.wait,
+            grounds: terms.grounds,
         }));
         self.plan.next = Next::Again;
         Ok(())
@@ -92,7 +93,7 @@ impl Draft<'_> {
             return Ok(Some(OrderTerms {
                 boot: boot.clone(),
                 wait,
-                announces: false,
+                grounds: Grounds::Evidence,
             }));
         }
         match self.terms(node, config)? {

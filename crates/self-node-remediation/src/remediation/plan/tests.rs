@@ -596,6 +596,9 @@ fn an_excluded_node_is_left_alone() {
         let skipped = plan(&observe(&change, &excluded), now());
         assert!(untold(&skipped.steps).is_empty());
         assert!(skipped.steps.contains(&Step::Tell(Tale::Skipped)));
+        let conditions = skipped.status.conditions.unwrap();
+        let processing = conditions::get(&conditions, contract::PROCESSING).unwrap();
+        assert_eq!(processing.message, tell::EXCLUDED, "no time is promised");
     }
     // But the label does not block the clean-up.
     let gone = deleting(in_phase(snr::PHASE_REBOOT_COMPLETED, RELEASED));
@@ -620,6 +623,10 @@ fn without_configuration_nothing_goes_on() {
         disabled.status.phase.as_deref(),
         Some(snr::PHASE_PRE_REBOOT_COMPLETED)
     );
+    // It is back.
+    let status_then = json!({"status": serde_json::to_value(&disabled.status).unwrap()});
+    let enabled = plan(&observe(&status_then, &json!({})), now());
+    assert_eq!(status(&enabled, snr::DISABLED), "");
 }
 
 #[test]

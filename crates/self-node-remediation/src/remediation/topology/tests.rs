@@ -19,7 +19,7 @@ fn nodes(roles: &[(Role, usize)]) -> Vec<Member> {
         .flat_map(|(role, count)| {
             let member = Member {
                 role: *role,
-                excluded: false,
+                without_agent: false,
             };
             vec![member; *count]
         })
@@ -78,27 +78,46 @@ fn a_usual_cluster_is_no_warning() {
     assert!(told[0].1.contains("2 of the 4 other workers"));
 }
 
-/// C4: nodes excluded from remediation vote by their silence.
+/// C4, C7: nodes without agent vote by their silence.
 #[test]
-fn excluded_workers_are_told_of_when_they_decide() {
+fn workers_without_agent_are_told_of_when_they_decide() {
     let cluster = |excluded: usize| {
         let mut all = nodes(&[(WORKER, 5), (MASTER, 3)]);
         for node in all.iter_mut().take(excluded) {
-            node.excluded = true;
+            node.without_agent = true;
         }
         told(&all)
     };
     assert!(
         cluster(1)
             .iter()
-            .all(|(_, text)| !text.contains("excluded"))
+            .all(|(_, text)| !text.contains("run no agent"))
     );
     // Two of the four others answer: enough to acknowledge, no majority in an outage.
     let two = cluster(2);
     assert!(
-        two[0].0 && two[0].1.contains("2 of 5 workers are excluded"),
+        two[0].0 && two[0].1.contains("2 of 5 workers run no agent"),
         "{two:?}"
     );
     assert!(!two[0].1.contains("freed by time"));
     assert!(cluster(3)[0].1.contains("no node is freed by time"));
+}
+
+#[test]
+fn a_node_has_an_agent_unless_it_is_known_to_have_none() {
+    let mut node = NodeMetadata {
+        types: None,
+        metadata: kube::core::ObjectMeta::default(),
+        _phantom: std::marker::PhantomData,
+    };
+    node.metadata.name = Some("n".to_owned());
+    let agents = |names: &[&str]| {
+        names
+            .iter()
+            .filter_map(|name| NodeName::new(*name))
+            .collect()
+    };
+    assert!(!Member::of(&node, None).without_agent);
+    assert!(!Member::of(&node, Some(&agents(&["n"]))).without_agent);
+    assert!(Member::of(&node, Some(&agents(&["m"]))).without_agent);
 }
