@@ -34,7 +34,7 @@ const NODES: &[Rule] = &[
     Rule::new(
         &[""],
         &["pods"],
-        &["get", "list", "watch"],
+        &["list", "watch"],
         "finds the pods of a node and waits until they are gone; never deletes one",
     ),
     Rule::new(

@@ -1,7 +1,6 @@
 //! Asking peers.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use medik8s_runtime::clock::Clock;
@@ -11,18 +10,12 @@ use self_node_remediation_core::ids::NodeName;
 use self_node_remediation_core::table;
 use self_node_remediation_core::time::BootInstant;
 use self_node_remediation_core::verdict::Said;
+use self_node_remediation_peer::pace::{IN_FLIGHT, Pace};
 use self_node_remediation_peer::{Client, HealthRequest, RelayRequest, Status};
-use tokio::sync::Semaphore;
 
 use crate::directory::Directory;
 use crate::inbox::Sender;
 
-/// Peers asked at once, at most (fencing-safety section 7).
-const IN_FLIGHT: usize = 256;
-/// Questions that are younger than [`FRESH_FOR`]. Where peers answer, no more than these hold memory, here and there;
-/// where they are silent, the others join in (128 a second).
-const FRESH: usize = 32;
-const FRESH_FOR: Duration = Duration::from_millis(250);
 /// Peers that are asked to pass last words on.
 const RELAYS: usize = 5;
 
@@ -43,18 +36,6 @@ pub struct Asker {
     pub inbox: Sender,
 }
 
-/// Lets a question begin when there is a place for a fresh one.
-async fn paced<T>(fresh: &Semaphore, question: impl Future<Output = T>) -> T {
-    let place = fresh.acquire().await;
-    let mut question = std::pin::pin!(question);
-    let soon = tokio::time::timeout(FRESH_FOR, &mut question).await;
-    drop(place);
-    match soon {
-        Ok(answer) => answer,
-        Err(_elapsed) => question.await,
-    }
-}
-
 impl Asker {
     /// Asks `nodes` in this order and reports each of them once.
     pub async fn round(self, round: u64, nodes: Vec<NodeName>) {
@@ -64,12 +45,12 @@ impl Asker {
             machine_name,
             order_uid: String::new(),
         };
-        let fresh = Semaphore::new(FRESH);
+        let pace = Pace::default();
         stream::iter(nodes)
             .map(|node| {
-                let (asker, question, fresh) = (&self, &question, &fresh);
+                let (asker, question, pace) = (&self, &question, &pace);
                 async move {
-                    let said = paced(fresh, asker.ask(&node, question)).await;
+                    let said = pace.ask(asker.ask(&node, question)).await;
                     asker
                         .inbox
                         .evidence(Evidence::PeerAnswer { round, node, said });

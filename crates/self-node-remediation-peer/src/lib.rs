@@ -25,6 +25,7 @@ pub mod client;
 mod codec;
 pub mod message;
 pub mod net;
+pub mod pace;
 pub mod server;
 pub mod tls;
 

@@ -18,14 +18,13 @@ use self_node_remediation_core::order::Remediation;
 use self_node_remediation_core::release::Quorum;
 use self_node_remediation_core::table;
 use self_node_remediation_peer::net::Dialer;
+use self_node_remediation_peer::pace::{IN_FLIGHT, Pace};
 use self_node_remediation_peer::{Client, HealthRequest, Identity, Status};
 
 use super::{RemediationError, Remediator};
 use crate::install::daemonset::peer_port;
 use crate::install::effects::{ManagerSetError, manager_set};
 
-/// Calls under way at once.
-const IN_FLIGHT: usize = 256;
 /// A round of asking ends here; who has not answered is asked again in the next one.
 const ROUND_LIMIT: Duration = Duration::from_secs(20);
 /// Label of an EndpointSlice: its Service.
@@ -154,11 +153,12 @@ impl Remediator {
             order_uid: remediation.uid.to_string(),
         };
         let mut waiting = table::shuffled(&open, chance).into_iter();
+        let pace = Pace::default();
         let mut running = FuturesUnordered::new();
         let ask = |member: NodeName| {
-            let (agents, question) = (&agents, &question);
+            let (agents, question, pace) = (&agents, &question, &pace);
             async move {
-                let answer = agents.ask(&member, question).await;
+                let answer = pace.ask(agents.ask(&member, question)).await;
                 (member, answer)
             }
         };
