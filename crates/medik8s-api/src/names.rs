@@ -23,6 +23,11 @@ pub mod kubernetes {
     pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
     /// Taint key of a cordoned node.
     pub const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
+    /// Taint keys of a node that is not Ready, or of which nothing is heard.
+    pub const LOST_TAINTS: [&str; 2] = [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ];
     /// Taint key that makes Kubernetes delete the pods of a node and detach their volumes.
     pub const OUT_OF_SERVICE_TAINT: &str = "node.kubernetes.io/out-of-service";
     /// Value of [`OUT_OF_SERVICE_TAINT`].

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, api::ListParams};
@@ -272,6 +272,29 @@ pub async fn agents_run(cluster: &Cluster, count: usize) -> anyhow::Result<()> {
         Ok((ready >= count).then_some(()))
     })
     .await
+}
+
+/// So many workers on which no manager runs: who is lost with its managers waits until others run elsewhere.
+pub async fn workers_without_manager(
+    cluster: &Cluster,
+    workers: u8,
+    count: usize,
+) -> anyhow::Result<Vec<String>> {
+    let pods = Api::<Pod>::namespaced(cluster.admin(), NAMESPACE);
+    let managers = ListParams::default().labels("control-plane=controller-manager");
+    let managers = pods.list(&managers).await?;
+    let busy: Vec<&str> = managers
+        .iter()
+        .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
+        .collect();
+    ensure!(!busy.is_empty(), "no manager runs");
+    let free: Vec<String> = (1..=workers)
+        .map(|number| format!("worker-{number}"))
+        .filter(|node| !busy.contains(&node.as_str()))
+        .take(count)
+        .collect();
+    ensure!(free.len() == count, "too few workers: {free:?}");
+    Ok(free)
 }
 
 /// Usage of one process over a time without events: memory at the end, CPU and requests per minute.

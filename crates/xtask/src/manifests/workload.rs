@@ -3,7 +3,7 @@
 use anyhow::Result;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Service;
-use medik8s_api::names::kubernetes::{CONTROL_PLANE_ROLE_LABEL, MASTER_ROLE_LABEL};
+use medik8s_api::names::kubernetes::{CONTROL_PLANE_ROLE_LABEL, LOST_TAINTS, MASTER_ROLE_LABEL};
 use serde_json::{Value, json};
 
 use super::{metadata, pairs};
@@ -56,13 +56,21 @@ fn deployment(operator: &Operator) -> Value {
         },
         "serviceAccountName": operator.manager(),
         "terminationGracePeriodSeconds": operator.termination_grace_period,
-        "tolerations": [
-            tolerates(MASTER_ROLE_LABEL, "NoSchedule"),
-            tolerates(CONTROL_PLANE_ROLE_LABEL, "NoSchedule"),
-            tolerates(INFRA_ROLE_LABEL, "NoSchedule"),
-            tolerates(INFRA_ROLE_LABEL, "NoExecute"),
-        ],
     });
+    let mut tolerations = vec![
+        tolerates(MASTER_ROLE_LABEL, "NoSchedule"),
+        tolerates(CONTROL_PLANE_ROLE_LABEL, "NoSchedule"),
+        tolerates(INFRA_ROLE_LABEL, "NoSchedule"),
+        tolerates(INFRA_ROLE_LABEL, "NoExecute"),
+    ];
+    // Where all managers are on nodes that are lost together, nobody looks after these nodes until others run elsewhere:
+    // by default after five minutes.
+    for key in LOST_TAINTS {
+        let mut toleration = tolerates(key, "NoExecute");
+        toleration["tolerationSeconds"] = 30.into();
+        tolerations.push(toleration);
+    }
+    pod["tolerations"] = tolerations.into();
     let mut spec = json!({
         "replicas": operator.replicas,
         "selector": { "matchLabels": pairs(operator.selector) },

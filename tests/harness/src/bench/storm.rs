@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use futures::future::try_join_all;
 
-use super::{Row, agents_run, follow, mib, processes, remediate};
+use super::{Row, agents_run, follow, mib, processes, remediate, workers_without_manager};
 use crate::{
     Cluster, Options,
     images::Programs,
@@ -92,9 +92,7 @@ async fn rows(cluster: &Cluster, workers: u8) -> anyhow::Result<Vec<Row>> {
     ensure!(back.elapsed() >= QUIET, "time went backwards");
 
     if usize::from(workers) >= 3 * REMEDIATIONS {
-        let nodes: Vec<String> = (1..=REMEDIATIONS)
-            .map(|number| format!("worker-{number}"))
-            .collect();
+        let nodes = workers_without_manager(cluster, workers, REMEDIATIONS).await?;
         for node in &nodes {
             cluster.machine(node)?.power_off().await?;
         }

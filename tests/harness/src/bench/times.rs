@@ -5,7 +5,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Timestamp;
 
-use super::{AGENT, MANAGER, Row, agents_run, follow, idle, mib, processes, remediate, requests};
+use super::{
+    AGENT, MANAGER, Row, agents_run, follow, idle, mib, processes, remediate, requests,
+    workers_without_manager,
+};
 use crate::{
     Cluster, Options,
     images::Programs,
@@ -93,32 +96,36 @@ async fn rows(cluster: &Cluster, workers: u8, profile: Profile) -> anyhow::Resul
     if profile == Profile::Fresh {
         rows.extend(at_rest(cluster, workers).await?);
     }
-    pods(cluster, "worker-1", PODS).await?;
-    for node in ["worker-2", "worker-3", "worker-4"] {
+    let lost = workers_without_manager(cluster, workers, 4).await?;
+    let nodes: Vec<&str> = lost.iter().map(String::as_str).collect();
+    let &[cut_off, dead, sick, rebooting] = nodes.as_slice() else {
+        anyhow::bail!("four nodes");
+    };
+    pods(cluster, cut_off, PODS).await?;
+    for node in [dead, sick, rebooting] {
         pods(cluster, node, 5).await?;
     }
     let mut happenings = cluster.happenings();
     let begin = Timestamp::now();
-    cluster.machine("worker-1")?.cut(Cut::Everything).await?;
-    cluster.machine("worker-2")?.power_off().await?;
-    cluster.machine("worker-4")?.power_off().await?;
-    let nodes = ["worker-1", "worker-2", "worker-3", "worker-4"];
-    for node in nodes {
+    cluster.machine(cut_off)?.cut(Cut::Everything).await?;
+    cluster.machine(dead)?.power_off().await?;
+    cluster.machine(rebooting)?.power_off().await?;
+    for &node in &nodes {
         remediate(cluster, node, "ResourceDeletion").await?;
     }
     let returns = async {
         tokio::time::sleep(REBOOT).await;
-        cluster.machine("worker-4")?.power_on().await?;
+        cluster.machine(rebooting)?.power_on().await?;
         anyhow::Ok(Timestamp::now())
     };
     let (courses, returned) =
         tokio::join!(follow(cluster, &nodes, Duration::from_secs(260)), returns);
     let (courses, returned) = (courses?, returned?);
     let (name, original, goal) = profile.figures();
-    let [cut, dead, sick, rebooted] = courses.as_slice() else {
+    let [cut, died, ill, rebooted] = courses.as_slice() else {
         anyhow::bail!("four courses");
     };
-    for (course, what) in [(cut, "cut off"), (dead, "dead")] {
+    for (course, what) in [(cut, "cut off"), (died, "dead")] {
         let seconds = course
             .seconds()
             .with_context(|| format!("{what}: {course:?}"))?;
@@ -142,7 +149,7 @@ async fn rows(cluster: &Cluster, workers: u8, profile: Profile) -> anyhow::Resul
     let needless: Vec<String> = resets
         .filter(|one| matches!(one.what, What::Reset { .. }))
         .map(|one| one.node)
-        .filter(|node| !nodes.contains(&node.as_str()))
+        .filter(|node| !lost.contains(node))
         .collect();
     rows.push(Row::new(
         "other nodes reset meanwhile",
@@ -150,15 +157,15 @@ async fn rows(cluster: &Cluster, workers: u8, profile: Profile) -> anyhow::Resul
         "0",
         format!("{}", needless.len()),
     ));
-    let seconds = sick.seconds().with_context(|| format!("sick: {sick:?}"))?;
+    let seconds = ill.seconds().with_context(|| format!("sick: {ill:?}"))?;
     rows.push(Row::new(
         "sick node that still has API access (evidence E2)",
         "256-306 s",
         "15 s",
-        format!("{seconds:.1} s (by {})", sick.by),
+        format!("{seconds:.1} s (by {})", ill.by),
     ));
-    rows.push(gracefully(cluster, "worker-4", returned, rebooted)?);
-    rows.push(freeing(cluster, begin, cut)?);
+    rows.push(gracefully(cluster, rebooting, returned, rebooted)?);
+    rows.push(freeing(cluster, cut_off, begin, cut)?);
     Ok(rows)
 }
 
@@ -179,7 +186,7 @@ fn gracefully(
     )?;
     let first = deletes
         .iter()
-        .filter(|request| request.name.contains(node))
+        .filter(|request| request.name.starts_with(&format!("{node}-")))
         .map(|request| request.at)
         .min()
         .with_context(|| format!("no pod of {node} was deleted: {course:?}"))?;
@@ -192,12 +199,17 @@ fn gracefully(
 }
 
 /// How long the deletion of 51 pods took once the time had passed.
-fn freeing(cluster: &Cluster, begin: Timestamp, course: &super::Course) -> anyhow::Result<Row> {
+fn freeing(
+    cluster: &Cluster,
+    node: &str,
+    begin: Timestamp,
+    course: &super::Course,
+) -> anyhow::Result<Row> {
     let until = Timestamp::now();
     let deletes = requests(cluster, MANAGER, Some("delete"), Some("pods"), begin, until)?;
     let ours: Vec<Timestamp> = deletes
         .iter()
-        .filter(|request| request.name.contains("worker-1-"))
+        .filter(|request| request.name.starts_with(&format!("{node}-")))
         .map(|request| request.at)
         .collect();
     let last = ours.iter().max().context("nothing was deleted")?;
