@@ -50,7 +50,7 @@ impl Asker {
             .map(|node| {
                 let (asker, question, pace) = (&self, &question, &pace);
                 async move {
-                    let said = pace.ask(asker.ask(&node, question)).await;
+                    let said = pace.ask(|| asker.ask(&node, question)).await;
                     asker
                         .inbox
                         .evidence(Evidence::PeerAnswer { round, node, said });

@@ -22,10 +22,11 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Waits until `question` may begin, then for its answer.
-    pub async fn ask<T>(&self, question: impl Future<Output = T>) -> T {
+    /// Waits until `question` may begin, then for its answer. A question takes some 20 KiB, and most wait: it is made
+    /// when it begins.
+    pub async fn ask<F: Future>(&self, question: impl FnOnce() -> F) -> F::Output {
         let place = self.0.acquire().await;
-        let mut question = std::pin::pin!(question);
+        let mut question = Box::pin(question());
         let soon = tokio::time::timeout(FRESH_FOR, &mut question).await;
         drop(place);
         match soon {
@@ -52,7 +53,7 @@ mod tests {
         let start = Instant::now();
         stream::iter(0..questions)
             .map(|_| {
-                pace.ask(async {
+                pace.ask(async || {
                     running.set(running.get() + 1);
                     most.set(most.get().max(running.get()));
                     sleep(answer).await;

@@ -158,7 +158,7 @@ impl Remediator {
         let ask = |member: NodeName| {
             let (agents, question, pace) = (&agents, &question, &pace);
             async move {
-                let answer = pace.ask(agents.ask(&member, question)).await;
+                let answer = pace.ask(|| agents.ask(&member, question)).await;
                 (member, answer)
             }
         };
