@@ -1,6 +1,7 @@
 //! Asking peers.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use medik8s_runtime::clock::Clock;
@@ -15,6 +16,7 @@ use self_node_remediation_peer::{Client, HealthRequest, RelayRequest, Status};
 
 use crate::directory::Directory;
 use crate::inbox::Sender;
+use crate::metrics::AgentMetrics;
 
 /// Peers that are asked to pass last words on.
 const RELAYS: usize = 5;
@@ -34,6 +36,8 @@ pub struct Asker {
     pub clock: Clock,
     /// Whom to tell.
     pub inbox: Sender,
+    /// Counts answers.
+    pub metrics: AgentMetrics,
 }
 
 impl Asker {
@@ -46,11 +50,17 @@ impl Asker {
             order_uid: String::new(),
         };
         let pace = Pace::default();
+        let answered = AtomicUsize::new(0);
+        self.metrics.peers_answered(0);
         stream::iter(nodes)
             .map(|node| {
-                let (asker, question, pace) = (&self, &question, &pace);
+                let (asker, question, pace, answered) = (&self, &question, &pace, &answered);
                 async move {
                     let said = pace.ask(|| asker.ask(&node, question)).await;
+                    if said != Said::Silent {
+                        let count = answered.fetch_add(1, Ordering::Relaxed);
+                        asker.metrics.peers_answered(count.saturating_add(1));
+                    }
                     asker
                         .inbox
                         .evidence(Evidence::PeerAnswer { round, node, said });

@@ -208,7 +208,7 @@ pub async fn guard(
     process.service("events", |stop| sink.run(stop));
     let teller = tell::Teller {
         recorder: recorder.prefixed(EVENT_PREFIX),
-        metrics: agent_metrics,
+        metrics: agent_metrics.clone(),
         node: settings.node.clone(),
         directory: directory.clone(),
     };
@@ -233,6 +233,7 @@ pub async fn guard(
         port: settings.peer_port,
         clock: clock.clone(),
         inbox: inbox.clone(),
+        metrics: agent_metrics.clone(),
     };
 
     let standing_by = Arc::new(AtomicBool::new(true));

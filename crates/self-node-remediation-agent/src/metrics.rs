@@ -18,6 +18,7 @@ const NEVER: u64 = u64::MAX;
 pub struct AgentMetrics {
     failed_checks: IntCounter,
     peers_known: IntGauge,
+    peers_answered: IntGauge,
     watchdog_armed: IntGauge,
     watchdog_timeout: IntGauge,
     fencing: IntGauge,
@@ -66,6 +67,10 @@ impl AgentMetrics {
         Ok(Self {
             failed_checks,
             peers_known: gauge("peers_known", "Number of other agents with a known address")?,
+            peers_answered: gauge(
+                "peers_answered",
+                "Number of other agents that answered when they were last asked about this node",
+            )?,
             watchdog_armed: gauge("watchdog_armed", "Whether the watchdog is open and fed")?,
             watchdog_timeout: gauge(
                 "watchdog_timeout_seconds",
@@ -82,6 +87,12 @@ impl AgentMetrics {
             certificate_expiry,
             last_proof,
         })
+    }
+
+    /// So many answered so far in the round of questions that runs, or ran last.
+    pub fn peers_answered(&self, count: usize) {
+        self.peers_answered
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a failed check.

@@ -185,6 +185,7 @@ struct Machine {
 /// A running agent.
 pub(crate) struct Agent {
     pub(crate) inbox: Sender,
+    pub(crate) metrics: Metrics,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
@@ -356,6 +357,8 @@ impl Lab {
         let certificates = self.certificates.clone();
         let clock = self.clock.clone();
         let at = SocketAddr::new(address, self.port);
+        let metrics = Metrics::new().unwrap();
+        let own_metrics = metrics.clone();
         let setup = move |listener| Setup {
             args,
             settings,
@@ -367,7 +370,7 @@ impl Lab {
                 checks: client.clone(),
                 watches: client,
             },
-            metrics: Metrics::new().unwrap(),
+            metrics: own_metrics,
             clock,
             product: PRODUCT,
             host: Arc::new(Host::with_watchdogs(root, dogs)),
@@ -385,7 +388,11 @@ impl Lab {
             )
             .await
         });
-        Agent { inbox, task }
+        Agent {
+            inbox,
+            metrics,
+            task,
+        }
     }
 
     fn probes_at(&self, address: IpAddr) -> SocketAddr {

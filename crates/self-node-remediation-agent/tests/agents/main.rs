@@ -501,6 +501,11 @@ async fn nobody_reboots_when_the_api_is_away_for_all() {
         until("still fed", || lab.dog(node).feeds() > feeds).await;
         assert!(!lab.dog(node).did(Did::Set(5)) && lab.sysrq(node).is_empty());
         assert!(agent.is_running());
+        let series = agent.metrics.text().unwrap();
+        assert!(
+            series.contains("self_node_remediation_agent_peers_answered 2"),
+            "{series}"
+        );
     }
 }
 

@@ -100,10 +100,11 @@ fn panels(operator: &Operator) -> Vec<Panel> {
                 vec![(own("self_node_remediation_agent_last_proof_age_seconds"), "{{instance}}")],
             ),
             (
-                "Peers that agents know",
+                "Peers that agents know, and that answered when they last had to be asked",
                 "short",
                 vec![(own("min(self_node_remediation_agent_peers_known)"), "least"),
-                     (own("max(self_node_remediation_agent_peers_known)"), "most")],
+                     (own("max(self_node_remediation_agent_peers_known)"), "most"),
+                     (own("max(self_node_remediation_agent_peers_answered)"), "most answers")],
             ),
             (
                 "Failed checks of the API server",
