@@ -68,8 +68,14 @@ async fn tell(lab: &Lab) -> anyhow::Result<usize> {
         pod: Some(&pod),
         ..Start::default()
     };
-    let manager = lab.manager(&program, 1, &start).await?;
-    manager.leads(SOON).await?;
+    let first_leader = lab.manager(&program, 1, &start).await?;
+    first_leader.leads(SOON).await?;
+    monitoring::is_set_up(lab).await?;
+    // The next leader mends what it finds.
+    monitoring::spoil(lab).await?;
+    first_leader.process.kill().await;
+    let manager = lab.manager(&program, 2, &start).await?;
+    manager.leads(3 * SOON).await?;
     let scenarios: Vec<(&str, LocalBoxFuture<'_, anyhow::Result<()>>)> = vec![
         (
             "monitoring and the console are set up",

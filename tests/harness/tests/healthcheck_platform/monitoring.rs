@@ -71,19 +71,43 @@ pub(crate) async fn publish(lab: &Lab, authority: &Authority) -> anyhow::Result<
     Ok(())
 }
 
-pub(crate) async fn is_set_up(lab: &Lab) -> anyhow::Result<()> {
-    let kind = |group: &str, kind: &str, plural: &str| ApiResource {
+fn kind(group: &str, kind: &str, plural: &str) -> ApiResource {
+    ApiResource {
         group: group.to_owned(),
         version: "v1".to_owned(),
         api_version: format!("{group}/v1"),
         kind: kind.to_owned(),
         plural: plural.to_owned(),
-    };
-    let monitors = kind("monitoring.coreos.com", "ServiceMonitor", "servicemonitors");
-    let monitors = lab.dynamic(&monitors, SHIPPED.namespace);
+    }
+}
+
+fn monitors() -> ApiResource {
+    kind("monitoring.coreos.com", "ServiceMonitor", "servicemonitors")
+}
+
+fn plugins() -> ApiResource {
+    kind("console.openshift.io", "ConsolePlugin", "consoleplugins")
+}
+
+/// What somebody made of them.
+pub(crate) async fn spoil(lab: &Lab) -> anyhow::Result<()> {
+    let spoilt = Patch::Merge(json!({"spec": {"endpoints": null, "backend": null}}));
+    let params = PatchParams::default();
+    let api = lab.dynamic(&monitors(), SHIPPED.namespace);
+    api.patch(MONITOR, &params, &spoilt).await?;
+    let api: Api<DynamicObject> = Api::all_with(lab.cluster.admin(), &plugins());
+    api.patch(PLUGIN, &params, &spoilt).await?;
+    Ok(())
+}
+
+const MONITOR: &str = "node-healthcheck-controller-manager-metrics-monitor";
+const PLUGIN: &str = "node-remediation-console-plugin";
+
+pub(crate) async fn is_set_up(lab: &Lab) -> anyhow::Result<()> {
+    let api = lab.dynamic(&monitors(), SHIPPED.namespace);
     let monitor: DynamicObject = wait::until("the ServiceMonitor", SOON, async || {
-        let name = "node-healthcheck-controller-manager-metrics-monitor";
-        Ok(monitors.get_opt(name).await?)
+        let found = api.get_opt(MONITOR).await?;
+        Ok(found.filter(|found| found.data["spec"]["endpoints"].is_array()))
     })
     .await?;
     let owner = json!(monitor.metadata.owner_references);
@@ -101,10 +125,10 @@ pub(crate) async fn is_set_up(lab: &Lab) -> anyhow::Result<()> {
         "{endpoint}"
     );
     ensure!(monitor.data["spec"]["scrapeClass"] == "tls-client-certificate-auth");
-    let plugins = kind("console.openshift.io", "ConsolePlugin", "consoleplugins");
-    let plugins: Api<DynamicObject> = Api::all_with(lab.cluster.admin(), &plugins);
+    let api: Api<DynamicObject> = Api::all_with(lab.cluster.admin(), &plugins());
     let plugin = wait::until("the ConsolePlugin", SOON, async || {
-        Ok(plugins.get_opt("node-remediation-console-plugin").await?)
+        let found = api.get_opt(PLUGIN).await?;
+        Ok(found.filter(|found| found.data["spec"]["backend"].is_object()))
     })
     .await?;
     ensure!(plugin.data["spec"]["backend"]["service"]["namespace"] == SHIPPED.namespace);

@@ -423,7 +423,7 @@ pub(crate) async fn subscribe(
 }
 
 /// Waits until OLM is done with the namespace. It reads the Subscriptions before and after it asks the
-/// catalogs: one that comes in between is resolved, but its approval is overlooked.
+/// catalogs: one that comes in between is resolved, but its approval is overlooked. On a busy machine it goes on for minutes.
 async fn settled(cluster: &Cluster) -> anyhow::Result<()> {
     let kinds = "subscriptions,installplans.operators.coreos.com,csv";
     let versions = [
@@ -434,7 +434,7 @@ async fn settled(cluster: &Cluster) -> anyhow::Result<()> {
         "-o",
         "jsonpath={..resourceVersion}",
     ];
-    wait::until("OLM to be done", Duration::from_mins(2), async || {
+    wait::until("OLM to be done", Duration::from_mins(5), async || {
         let before = cluster.kubectl(&versions).await?;
         tokio::time::sleep(Duration::from_secs(10)).await;
         Ok((cluster.kubectl(&versions).await? == before).then_some(()))
