@@ -296,6 +296,8 @@ async fn uninstall(
     survivor: Option<&str>,
     report: &mut Report,
 ) -> anyhow::Result<()> {
+    // A manager that starts in the middle makes the configuration anew, and with it the agents.
+    settled(cluster).await?;
     let before = installation::boots(cluster);
     remove(cluster).await?;
     report
