@@ -147,7 +147,7 @@ test-slow: build cluster-tools ## the long suites on a real control plane (SLOW_
 
 # The release agent with the harness' watchdog, beside the release manager, in a target folder of their own.
 BENCH := target/bench/$(TARGET)/release
-# Agents that lose the API server at once; two cores bear a hundred.
+# Agents that lose the API server at once; two cores bear two hundred.
 STORM ?= 200
 BENCH_SNR = MEDIK8S_PROGRAMS=$(CURDIR)/$(BENCH) MEDIK8S_TEST_AGENT=$(CURDIR)/$(BENCH)/self-node-remediation-agent \
   cargo run --quiet --locked -p medik8s-harness --bin medik8s-bench-snr --
