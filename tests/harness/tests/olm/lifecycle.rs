@@ -425,7 +425,7 @@ pub(crate) async fn subscribe(
 }
 
 /// Waits until OLM is done with the namespace. It reads the Subscriptions before and after it asks the
-/// catalogs: one that comes in between is resolved, but its approval is overlooked. On a busy machine it goes on for minutes.
+/// catalogs: one that comes in between is resolved, but its approval is overlooked.
 async fn settled(cluster: &Cluster) -> anyhow::Result<()> {
     let kinds = "subscriptions,installplans.operators.coreos.com,csv";
     let versions = [
@@ -434,9 +434,9 @@ async fn settled(cluster: &Cluster) -> anyhow::Result<()> {
         "-n",
         NAMESPACE,
         "-o",
-        "jsonpath={..resourceVersion}",
+        "jsonpath={.items[*].metadata.resourceVersion}",
     ];
-    wait::until("OLM to be done", Duration::from_mins(5), async || {
+    wait::until("OLM to be done", Duration::from_mins(2), async || {
         let before = cluster.kubectl(&versions).await?;
         tokio::time::sleep(Duration::from_secs(10)).await;
         Ok((cluster.kubectl(&versions).await? == before).then_some(()))
