@@ -21,7 +21,10 @@ use kube::{
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
-use tokio::{task::JoinHandle, time::sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 
 use super::{kinds, node_of};
 
@@ -127,8 +130,9 @@ impl Remediator {
         };
         let task = tokio::spawn(async move {
             loop {
-                // A look that failed is repeated: objects change under its hands.
-                drop(player.look().await);
+                // A look that failed is repeated: objects change under its hands. So is one whose request gets no answer,
+                // because the API server aborted it.
+                drop(timeout(LOOK, player.look()).await);
                 sleep(Duration::from_millis(100)).await;
             }
         });
@@ -155,6 +159,9 @@ impl Remediator {
         state.released = true;
     }
 }
+
+/// How long one look may take; it is a few requests.
+const LOOK: Duration = Duration::from_secs(5);
 
 struct Player {
     client: Client,
