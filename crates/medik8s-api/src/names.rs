@@ -124,6 +124,8 @@ pub mod lease {
 
 /// OpenShift: names that are read there.
 pub mod openshift {
+    /// API group of Machines.
+    pub const MACHINE_GROUP: &str = "machine.openshift.io";
     /// Node annotation: `<namespace>/<name>` of the Machine of the node.
     pub const MACHINE_ANNOTATION: &str = "machine.openshift.io/machine";
     /// Node annotation: configuration that the node has.

@@ -224,8 +224,8 @@ impl Guard {
 struct PodsSeen {
     /// There are none.
     none: bool,
-    /// Somebody asks for them.
-    wanted: bool,
+    /// Somebody asks for them; `None` before the first look.
+    wanted: Option<bool>,
     since_look: u32,
 }
 
@@ -233,11 +233,13 @@ impl PodsSeen {
     /// Pods come only with the first object that asks for them, and are looked for until they are gone. Where they are
     /// asked for and none is there, no node takes them: then they keep nothing, until one comes.
     fn is_look_due(&mut self, wanted: bool) -> bool {
-        if wanted && !self.wanted {
+        let before = self.wanted.replace(wanted);
+        if wanted && before == Some(false) {
             (self.none, self.since_look) = (false, 0);
         }
-        self.wanted = wanted;
-        let due = if wanted {
+        let due = if before.is_none() {
+            true
+        } else if wanted {
             self.none || self.since_look >= RARELY
         } else {
             !self.none
@@ -356,6 +358,8 @@ mod tests {
         assert!(!seen.is_look_due(true));
         // Nobody asks for them any more: they are looked for until they are gone.
         assert!(seen.is_look_due(false) && seen.is_look_due(false));
+        // A manager that starts does not know whether they had time to come.
+        assert!(PodsSeen::default().is_look_due(true));
     }
 
     #[test]

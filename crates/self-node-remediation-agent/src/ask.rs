@@ -1,7 +1,8 @@
 //! Asking peers.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::stream::{self, FuturesUnordered, StreamExt};
 use medik8s_runtime::clock::Clock;
@@ -41,22 +42,32 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// Asks `nodes` in this order and reports each of them once.
-    pub async fn round(self, round: u64, nodes: Vec<NodeName>) {
+    /// Asks `nodes` in this order and reports each of them once; none that has not been asked when it is `enough`.
+    pub async fn round(self, round: u64, nodes: Vec<NodeName>, enough: Arc<AtomicBool>) {
         let machine_name = self.directory.machine();
         let question = HealthRequest {
             node_name: self.node.to_string(),
             machine_name,
             order_uid: String::new(),
         };
-        let pace = Pace::default();
+        let pace = Pace::of(nodes.len());
         let answered = AtomicUsize::new(0);
         self.metrics.peers_answered(0);
         stream::iter(nodes)
             .map(|node| {
                 let (asker, question, pace, answered) = (&self, &question, &pace, &answered);
+                let enough = &enough;
                 async move {
-                    let said = pace.ask(|| asker.ask(&node, question)).await;
+                    let ask = || async {
+                        if enough.load(Ordering::Relaxed) {
+                            None
+                        } else {
+                            Some(asker.ask(&node, question).await)
+                        }
+                    };
+                    let Some(said) = pace.ask(ask).await else {
+                        return;
+                    };
                     if said != Said::Silent {
                         let count = answered.fetch_add(1, Ordering::Relaxed);
                         asker.metrics.peers_answered(count.saturating_add(1));

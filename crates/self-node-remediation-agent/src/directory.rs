@@ -14,12 +14,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use medik8s_api::names::openshift::MACHINE_ANNOTATION;
+use medik8s_api::names::openshift::{MACHINE_ANNOTATION, MACHINE_GROUP};
 use self_node_remediation_core::ids::NodeName;
 use self_node_remediation_core::table;
 use serde::{Deserialize, Serialize};
+
+use crate::objects::{AgentPod, AgentSlice, OwnNode};
 
 /// An address of an agent and the node it runs on.
 type Claim = (NodeName, IpAddr);
@@ -41,6 +41,8 @@ pub struct Remembered {
 struct Known {
     slices: BTreeMap<String, Vec<Claim>>,
     pods: Vec<Claim>,
+    /// Nodes by the Machine that they say they are of, as `namespace/name`; `None` if several do.
+    machines: BTreeMap<String, Option<NodeName>>,
     now: Remembered,
 }
 
@@ -91,7 +93,7 @@ impl Directory {
     }
 
     /// Takes in an EndpointSlice, or its deletion. Returns whether anything changed.
-    pub fn slice_changed(&self, name: &str, slice: Option<&EndpointSlice>) -> bool {
+    pub fn slice_changed(&self, name: &str, slice: Option<&AgentSlice>) -> bool {
         let mut known = self.lock();
         match slice {
             Some(slice) => known.slices.insert(name.to_owned(), claims_of(slice)),
@@ -106,14 +108,35 @@ impl Directory {
     }
 
     /// Takes in all agent pods. Returns whether anything changed.
-    pub fn pods_listed(&self, pods: &[Pod]) -> bool {
+    pub fn pods_listed(&self, pods: &[AgentPod]) -> bool {
         let mut known = self.lock();
         known.pods = pods.iter().flat_map(claims_of_pod).collect();
         known.renew()
     }
 
+    /// Takes in which Node says that it is of which Machine (`namespace/name`).
+    pub fn machines_listed(&self, claims: Vec<(String, NodeName)>) {
+        let mut machines = BTreeMap::new();
+        for (machine, node) in claims {
+            machines
+                .entry(machine)
+                .and_modify(|known| *known = None)
+                .or_insert(Some(node));
+        }
+        self.lock().machines = machines;
+    }
+
+    /// The one Node that says it is of this Machine.
+    pub fn node_of_machine(&self, group: &str, namespace: &str, name: &str) -> Option<NodeName> {
+        if group != MACHINE_GROUP {
+            return None;
+        }
+        let machine = format!("{namespace}/{name}");
+        self.lock().machines.get(&machine).cloned().flatten()
+    }
+
     /// Takes in the own Node. Returns whether anything changed.
-    pub fn own_node_read(&self, node: &Node) -> bool {
+    pub fn own_node_read(&self, node: &OwnNode) -> bool {
         let machine = node
             .metadata
             .annotations
@@ -121,12 +144,9 @@ impl Directory {
             .and_then(|annotations| annotations.get(MACHINE_ANNOTATION))
             .and_then(|value| value.split_once('/'))
             .map_or_else(String::new, |(_namespace, name)| name.to_owned());
-        let addresses = node
-            .status
-            .iter()
-            .flat_map(|status| status.addresses.iter().flatten());
+        let addresses = node.status.addresses.iter().flatten();
         let internal: Vec<IpAddr> = addresses
-            .filter(|address| address.type_ == "InternalIP")
+            .filter(|address| address.kind == "InternalIP")
             .filter_map(|address| address.address.parse().ok())
             .collect();
         let mut known = self.lock();
@@ -160,10 +180,11 @@ impl Known {
     }
 }
 
-fn claims_of(slice: &EndpointSlice) -> Vec<Claim> {
+fn claims_of(slice: &AgentSlice) -> Vec<Claim> {
     slice
         .endpoints
         .iter()
+        .flatten()
         .flat_map(|endpoint| {
             let node = endpoint.node_name.as_deref().and_then(NodeName::new);
             endpoint
@@ -174,35 +195,18 @@ fn claims_of(slice: &EndpointSlice) -> Vec<Claim> {
         .collect()
 }
 
-fn claims_of_pod(pod: &Pod) -> Vec<Claim> {
-    let node = pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.node_name.as_deref())
-        .and_then(NodeName::new);
-    let ips = pod
-        .status
-        .iter()
-        .flat_map(|status| status.pod_ips.iter().flatten());
+fn claims_of_pod(pod: &AgentPod) -> Vec<Claim> {
+    let node = pod.spec.node_name.as_deref().and_then(NodeName::new);
+    let ips = pod.status.pod_ips.iter().flatten();
     ips.filter_map(|ip| Some((node.clone()?, ip.ip.parse().ok()?)))
         .collect()
 }
 
 /// Keeps of an EndpointSlice only what [`Directory::slice_changed`] reads.
-pub fn prune(slice: &mut EndpointSlice) {
-    slice.metadata.managed_fields = None;
+pub fn prune(slice: &mut AgentSlice) {
     slice.metadata.annotations = None;
     slice.metadata.labels = None;
     slice.metadata.owner_references = None;
-    slice.ports = None;
-    for endpoint in &mut slice.endpoints {
-        endpoint.conditions = None;
-        endpoint.deprecated_topology = None;
-        endpoint.hints = None;
-        endpoint.hostname = None;
-        endpoint.target_ref = None;
-        endpoint.zone = None;
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use medik8s_runtime::clock::Clock;
@@ -120,13 +120,20 @@ pub async fn run(parts: Parts, inbox: Receiver) -> Result<(), DriverError> {
     driver.run(inbox).await
 }
 
+/// A round of questions to peers.
+struct Asking {
+    round: u64,
+    enough: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
 struct Driver {
     parts: Parts,
     /// Only [`Driver::step`] takes it out, and puts it back.
     state: Option<State>,
     questions: Questions,
     tasks: JoinSet<()>,
-    asking: Option<(u64, AbortHandle)>,
+    asking: Option<Asking>,
     /// Whether the state folder has what the state has.
     recorded: bool,
     /// When the rules were asked last.
@@ -318,10 +325,22 @@ impl Driver {
                     deadline: _,
                 } => {
                     self.stop_asking(None);
-                    let asking = self
-                        .tasks
-                        .spawn(self.parts.asker.clone().round(round, nodes));
-                    self.asking = Some((round, asking));
+                    let enough = Arc::new(AtomicBool::new(false));
+                    let asker = self.parts.asker.clone();
+                    let asking = asker.round(round, nodes, Arc::clone(&enough));
+                    let task = self.tasks.spawn(asking);
+                    self.asking = Some(Asking {
+                        round,
+                        enough,
+                        task,
+                    });
+                }
+                Command::AskNoMore { round } => {
+                    if let Some(asking) =
+                        self.asking.as_ref().filter(|asking| asking.round == round)
+                    {
+                        asking.enough.store(true, Ordering::Relaxed);
+                    }
                 }
                 Command::StopAsking { round } => self.stop_asking(Some(round)),
                 Command::RunDiagnostics { round, deadline: _ } => {
@@ -416,10 +435,10 @@ impl Driver {
 
     /// Ends a round; `None`: whichever runs.
     fn stop_asking(&mut self, round: Option<u64>) {
-        if let Some((running, asking)) = &self.asking
-            && round.is_none_or(|round| round == *running)
+        if let Some(asking) = &self.asking
+            && round.is_none_or(|round| round == asking.round)
         {
-            asking.abort();
+            asking.task.abort();
             self.asking = None;
         }
     }

@@ -29,6 +29,7 @@ pub mod directory;
 pub mod driver;
 pub mod inbox;
 pub mod metrics;
+pub mod objects;
 pub mod publish;
 pub mod questions;
 pub mod rbac;
@@ -44,7 +45,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use medik8s_api::SelfNodeRemediation;
@@ -73,6 +73,7 @@ use tokio::time::Instant;
 
 use crate::directory::Directory;
 use crate::inbox::{Input, Sender};
+use crate::objects::AgentSlice;
 use crate::settings::{Args, Settings};
 use crate::store::{Folder, STATE, Store};
 
@@ -484,7 +485,7 @@ fn watch_peers(
     inbox: &Sender,
     metrics: &Metrics,
 ) {
-    let api = Api::<EndpointSlice>::namespaced(client.clone(), namespace);
+    let api = Api::<AgentSlice>::namespaced(client.clone(), namespace);
     let of_service = format!("kubernetes.io/service-name={AGENT_SERVICE}");
     let config = watcher::Config::default().labels(&of_service);
     let mut informer =

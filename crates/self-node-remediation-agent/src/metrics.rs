@@ -69,7 +69,8 @@ impl AgentMetrics {
             peers_known: gauge("peers_known", "Number of other agents with a known address")?,
             peers_answered: gauge(
                 "peers_answered",
-                "Number of other agents that answered when they were last asked about this node",
+                "Number of other agents that answered when they were last asked about this node; asking ends with the \
+                 first answer that decides",
             )?,
             watchdog_armed: gauge("watchdog_armed", "Whether the watchdog is open and fed")?,
             watchdog_timeout: gauge(

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use medik8s_api::names::snr::{
     AGENT_VERSION_ANNOTATION, ANNOUNCED_ANNOTATION, IS_REBOOT_CAPABLE_ANNOTATION,
@@ -14,6 +13,8 @@ use self_node_remediation_core::announcement::{Announcement, Relayed, StoppedFee
 use self_node_remediation_core::ids::NodeName;
 use serde_json::{Value, json};
 
+use crate::objects::OwnNode;
+
 /// An announcement is given up after this time; the rules then treat its outcome as unknown.
 const ANNOUNCE: Duration = Duration::from_secs(10);
 /// Last words must not wait: the machine is about to be reset.
@@ -22,7 +23,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Writes to one Node. Cheap to clone.
 #[derive(Clone)]
 pub struct Publisher {
-    api: Api<Node>,
+    api: Api<OwnNode>,
     node: NodeName,
     writer: Writer,
     version: &'static str,

@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client};
 use medik8s_api::SelfNodeRemediation;
+use medik8s_api::names::openshift::{MACHINE_ANNOTATION, MACHINE_GROUP};
 use medik8s_api::names::snr::{AGENT_SELECTOR, ANNOUNCED_ANNOTATION};
 use medik8s_runtime::clock::Clock;
 use medik8s_runtime::error::Class;
@@ -26,10 +26,11 @@ use self_node_remediation_core::time::BootInstant;
 use serde_json::Value;
 
 use crate::directory::Directory;
+use crate::objects::{AgentPod, OwnNode};
 
 /// Versions in which a Machine of a group is looked for.
 const MACHINE_VERSIONS: [(&str, &[&str]); 2] = [
-    ("machine.openshift.io", &["v1beta1"]),
+    (MACHINE_GROUP, &["v1beta1"]),
     ("cluster.x-k8s.io", &["v1beta2", "v1beta1"]),
 ];
 
@@ -102,11 +103,12 @@ impl Senses {
     /// One consistent, complete list of all remediations, within apiServerTimeout.
     pub async fn remediations(&self) -> (BootInstant, Option<Listed>) {
         let started = self.now();
-        let list = tokio::time::timeout(self.api_timeout, self.list_remediations()).await;
+        let end = tokio::time::Instant::now() + self.api_timeout;
+        let list = tokio::time::timeout_at(end, self.list_remediations(end)).await;
         (started, list.ok().flatten())
     }
 
-    async fn list_remediations(&self) -> Option<Listed> {
+    async fn list_remediations(&self, end: tokio::time::Instant) -> Option<Listed> {
         let api = Api::<SelfNodeRemediation>::all(self.client.clone());
         let params = ListParams::default();
         let found = read::list_all_within(&api, &params, self.api_timeout).await;
@@ -124,7 +126,9 @@ impl Senses {
             // An object without UID cannot come from an API server, so the list cannot either.
             remediations.push(Remediation::parse(object)?);
         }
-        let resolved = self.resolve(remediations).await;
+        // A list that has taken long is not lost by look-ups that take longer.
+        let end = end.checked_sub(self.api_timeout / 8).unwrap_or(end);
+        let resolved = self.resolve_until(remediations, end).await;
         (!resolved.own_is_open).then(|| Listed {
             remediations: resolved.remediations,
             uptime: self.uptime(),
@@ -134,7 +138,16 @@ impl Senses {
     /// Looks up the nodes of Machines that are not known from the remediation itself, all of them within half of
     /// apiServerTimeout, so that a Machine API that hangs does not make a list fail.
     pub async fn resolve(&self, remediations: Vec<Remediation>) -> Resolved {
-        let end = tokio::time::Instant::now() + self.api_timeout / 2;
+        let end = tokio::time::Instant::now() + self.api_timeout;
+        self.resolve_until(remediations, end).await
+    }
+
+    async fn resolve_until(
+        &self,
+        remediations: Vec<Remediation>,
+        end: tokio::time::Instant,
+    ) -> Resolved {
+        let end = end.min(tokio::time::Instant::now() + self.api_timeout / 2);
         let mut nodes: BTreeMap<MachineKey, NodeName> = BTreeMap::new();
         let own = self.directory.machine();
         let mut own_is_open = false;
@@ -158,6 +171,12 @@ impl Senses {
                 Ok(Some(node)) => drop(nodes.insert(key, node)),
                 Ok(None) => {}
                 Err(Unanswered) => {
+                    // The Node of another one may say that it is of this Machine.
+                    let claimed = self.directory.node_of_machine(group, namespace, name);
+                    if let Some(other) = claimed.filter(|node| *node != self.node) {
+                        nodes.insert(key, other);
+                        continue;
+                    }
                     let may_be_own = own.is_empty() || own == *name;
                     // Where the manager recorded a boot, that decides without the Machine.
                     let decides = remediation.is_order() && remediation.boot.is_none();
@@ -227,7 +246,7 @@ impl Senses {
 
     /// The node list for the peer table, and on the way what else is needed of Nodes and pods.
     pub async fn nodes(&self, directory: &Directory) -> Evidence {
-        let api = Api::<Node>::all(self.client.clone());
+        let api = Api::<OwnNode>::all(self.client.clone());
         let params = ListParams::default().limit(NODE_PAGE);
         let dated = match read::list_metadata_dated(&api, &params, self.table_timeout).await {
             Ok(dated) => dated,
@@ -243,16 +262,19 @@ impl Senses {
         };
         let mut announced = None;
         let mut nodes = Vec::with_capacity(dated.items.len());
+        let mut machines = Vec::new();
         for item in dated.items {
             let metadata = item.metadata;
             let Some(name) = metadata.name.as_deref().and_then(NodeName::new) else {
                 continue;
             };
+            let annotations = metadata.annotations.as_ref();
             if name == self.node {
-                announced = metadata
-                    .annotations
-                    .as_ref()
+                announced = annotations
                     .and_then(|annotations| annotations.get(ANNOUNCED_ANNOTATION).cloned());
+            }
+            if let Some(machine) = annotations.and_then(|all| all.get(MACHINE_ANNOTATION)) {
+                machines.push((machine.clone(), name.clone()));
             }
             nodes.push(ListedNode {
                 name,
@@ -260,6 +282,7 @@ impl Senses {
                 created: metadata.creation_timestamp.map(|created| created.0),
             });
         }
+        directory.machines_listed(machines);
         self.read_own_node(&api, directory).await;
         if directory.needs_pods() {
             self.list_pods(directory).await;
@@ -271,7 +294,7 @@ impl Senses {
         }
     }
 
-    async fn read_own_node(&self, api: &Api<Node>, directory: &Directory) {
+    async fn read_own_node(&self, api: &Api<OwnNode>, directory: &Directory) {
         match read::get_within(api, self.node.as_str(), self.table_timeout).await {
             Ok(node) => {
                 directory.own_node_read(&node);
@@ -284,7 +307,7 @@ impl Senses {
     }
 
     async fn list_pods(&self, directory: &Directory) {
-        let api = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        let api = Api::<AgentPod>::namespaced(self.client.clone(), &self.namespace);
         let agents = ListParams::default().labels(AGENT_SELECTOR);
         let params = agents.limit(NODE_PAGE);
         match read::list_all_within(&api, &params, self.table_timeout).await {
@@ -301,7 +324,7 @@ impl Senses {
     /// Whether a live read shows that this pod is being deleted. Unknown counts as no.
     pub async fn own_pod_is_deleted(&self, pod: Option<&str>, limit: Duration) -> bool {
         let Some(pod) = pod else { return false };
-        let api = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        let api = Api::<AgentPod>::namespaced(self.client.clone(), &self.namespace);
         match read::get_within(&api, pod, limit).await {
             Ok(pod) => pod.metadata.deletion_timestamp.is_some(),
             Err(error) => {

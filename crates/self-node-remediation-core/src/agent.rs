@@ -214,6 +214,11 @@ pub enum Command {
         /// When all must have been reported.
         deadline: BootInstant,
     },
+    /// Nobody else needs to be asked in a round; who was asked may still answer.
+    AskNoMore {
+        /// Number of the round.
+        round: u64,
+    },
     /// The answers of a round are no longer needed.
     StopAsking {
         /// Number of the round.
@@ -252,6 +257,8 @@ pub struct State {
     knowledge: Knowledge,
     announcing: Announcing,
     watchdog: Watchdog,
+    /// In this boot the device was, or is being, opened by this process or another, and not closed properly since.
+    device: bool,
     fencing: Option<Fencing>,
     check: Check,
     rounds: Rounds,
@@ -344,6 +351,7 @@ struct Round {
     least_majority: usize,
     diagnostics: Option<bool>,
     needs_diagnostics: bool,
+    told_outage: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -2,8 +2,9 @@ use serde_json::json;
 
 use super::*;
 
-fn slice(endpoints: &serde_json::Value) -> EndpointSlice {
-    serde_json::from_value(json!({"addressType": "IPv4", "endpoints": endpoints})).unwrap()
+fn slice(endpoints: &serde_json::Value) -> AgentSlice {
+    serde_json::from_value(json!({"metadata": {}, "addressType": "IPv4", "endpoints": endpoints}))
+        .unwrap()
 }
 
 fn endpoint(node: &str, address: &str) -> serde_json::Value {
@@ -53,7 +54,8 @@ fn an_endpoint_without_node_or_with_a_name_for_address_is_skipped() {
 
 #[test]
 fn pods_are_used_only_where_the_service_is_missing() {
-    let pod: Pod = serde_json::from_value(json!({
+    let pod: AgentPod = serde_json::from_value(json!({
+        "metadata": {},
         "spec": {"nodeName": "n1", "containers": []},
         "status": {"podIPs": [{"ip": "10.0.0.9"}, {"ip": "fd00::9"}]},
     }))
@@ -83,7 +85,7 @@ fn what_was_known_survives_the_service_and_the_process() {
 
 #[test]
 fn the_own_node_tells_machine_and_addresses() {
-    let own: Node = serde_json::from_value(json!({
+    let own: OwnNode = serde_json::from_value(json!({
         "metadata": {"name": "n1", "uid": "u1",
             "annotations": {"machine.openshift.io/machine": "openshift-machine-api/m-1"}},
         "status": {"addresses": [
@@ -108,12 +110,16 @@ fn the_own_node_tells_machine_and_addresses() {
 #[test]
 fn pruning_keeps_the_addresses() {
     let mut full = slice(&json!([endpoint("n1", "10.0.0.1")]));
+    full.metadata.labels = Some([("a".to_owned(), "b".to_owned())].into());
     let before = claims_of(&full);
     prune(&mut full);
     assert_eq!(claims_of(&full), before);
-    assert!(
-        full.endpoints
-            .iter()
-            .all(|endpoint| endpoint.conditions.is_none())
-    );
+    assert_eq!(full.metadata.labels, None);
+}
+
+#[test]
+fn a_slice_of_nobody_is_none() {
+    let directory = Directory::default();
+    assert!(!directory.slice_changed("a", Some(&slice(&json!(null)))));
+    assert!(directory.needs_pods());
 }

@@ -410,9 +410,9 @@ impl Lab {
         answer
     }
 
-    /// The Machine of each node, as the Machine API says it on the Node.
-    pub(crate) fn belong_to_machines(&self) {
-        for name in self.nodes.keys() {
+    /// The Machines of these nodes, as the Machine API says it on the Node.
+    pub(crate) fn belong_to_machines(&self, nodes: &[&str]) {
+        for name in nodes {
             self.api.update::<Node>(None, name, |node| {
                 let machine = format!("default/m-{name}");
                 let annotations = node.metadata.annotations.get_or_insert_default();

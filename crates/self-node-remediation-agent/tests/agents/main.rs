@@ -403,7 +403,7 @@ async fn a_list_with_an_order_whose_machine_cannot_be_asked_for_is_no_proof() {
 #[tokio::test]
 async fn an_order_whose_machine_nobody_can_ask_for_reaches_its_node() {
     let lab = Lab::new(&WORKERS);
-    lab.belong_to_machines();
+    lab.belong_to_machines(&WORKERS);
     let _agents = WORKERS.map(|node| lab.start(node));
     for node in WORKERS {
         lab.armed(node).await;
@@ -427,6 +427,23 @@ async fn who_has_seen_an_order_for_somebody_says_nothing() {
     pause(1).await;
     let answer = lab.ask("w2", "w1", "").await;
     assert!(matches!(answer, Err(AskError::Refused(_))), "{answer:?}");
+}
+
+/// A node that is of no Machine is not meant by an order for one that another Node says it is of.
+#[tokio::test]
+async fn an_order_for_the_machine_of_another_node_silences_nobody() {
+    let lab = Lab::new(&WORKERS);
+    lab.belong_to_machines(&["w1"]);
+    let _agents = WORKERS.map(|node| lab.start(node));
+    for node in WORKERS {
+        lab.armed(node).await;
+    }
+    machines_fail_for(&lab, None);
+    order_for_a_machine(&lab);
+    let about_w1 = lab.ask("w2", "w1", "").await.unwrap();
+    assert_eq!(about_w1.status_value(), Some(Status::Unhealthy));
+    let about_w3 = lab.ask("w2", "w3", "").await.unwrap();
+    assert_eq!(about_w3.status_value(), Some(Status::Healthy));
 }
 
 #[tokio::test]

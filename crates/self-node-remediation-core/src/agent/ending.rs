@@ -72,6 +72,7 @@ impl Step<'_> {
     pub(super) fn disarmed(&mut self) {
         if self.state.watchdog == Watchdog::Disarming {
             self.state.watchdog = Watchdog::Disarmed;
+            self.state.device = false;
         }
     }
 }

@@ -41,13 +41,16 @@ pub struct Recorded {
     /// Before this moment a request without known outcome may still take effect.
     #[serde(default)]
     pub quiet_until: BootInstant,
+    /// The watchdog was opened, or is about to be, and was not closed properly since.
+    #[serde(default)]
+    pub device: bool,
 }
 
 impl Recorded {
-    /// Whether the watchdog may be armed, as far as was announced.
+    /// Whether the watchdog may be armed. It is opened after an announcement that says it is not.
     pub fn may_be_armed(&self) -> bool {
         let mut announced = self.in_force.iter().chain(&self.pending);
-        announced.any(|value| value.armed)
+        self.device || announced.any(|value| value.armed)
     }
 }
 
@@ -77,6 +80,7 @@ impl State {
         state.role = record.role;
         state.permit = record.permit;
         state.errors = record.errors;
+        state.device = record.device;
         state.knowledge = record.knowledge.clone();
         state.announcing = Announcing::restore(
             record.in_force.clone(),
@@ -108,6 +112,7 @@ impl State {
             knowledge: Knowledge::default(),
             announcing: Announcing::default(),
             watchdog: Watchdog::NotTried,
+            device: false,
             fencing: None,
             check: Check {
                 number: 0,
@@ -155,6 +160,7 @@ impl Step<'_> {
             in_force: state.announcing.in_force().cloned(),
             pending: state.announcing.pending().cloned(),
             quiet_until: state.announcing.quiet_until(),
+            device: state.device,
         }
     }
 }

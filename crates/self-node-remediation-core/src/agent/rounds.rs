@@ -32,7 +32,7 @@ impl Step<'_> {
         let complete = round.answers.len() >= round.asked.len();
         let decisive = match said {
             Said::Healthy { .. } | Said::Unhealthy => true,
-            Said::ApiError => round.api_errors >= round.least_majority,
+            Said::ApiError => !round.told_outage && round.api_errors >= round.least_majority,
             Said::Silent => false,
         };
         if complete || decisive {
@@ -86,12 +86,20 @@ impl Step<'_> {
                 self.end_round(!complete);
             }
             Verdict::Proved(proof @ Proof::Outage(_)) => {
-                // The others need not be asked: whoever acknowledged an order says Unhealthy ever after, so next to
-                // this majority there was no quorum for one when the round began. In an outage of the whole cluster
-                // all ask all, and this halves it.
+                // Nobody else needs to be asked, which in an outage of the whole cluster, where all ask all, is half of
+                // it. But who was asked may know more: "API error" is said at once, "Unhealthy" only after a list.
                 self.state.permit.extend(proof);
-                self.rest.push(Command::Tell(Notice::ControlPlaneOutage));
-                self.end_round(!complete);
+                if let Some(round) = &mut self.state.rounds.current
+                    && !round.told_outage
+                {
+                    round.told_outage = true;
+                    self.rest.push(Command::Tell(Notice::ControlPlaneOutage));
+                    let round = self.state.rounds.number;
+                    self.rest.push(Command::AskNoMore { round });
+                }
+                if ended {
+                    self.end_round(!complete);
+                }
             }
             Verdict::Open if ended => {
                 let count = |wanted: Said| {
@@ -227,6 +235,7 @@ impl Step<'_> {
             answers: Answers::new(),
             diagnostics: None,
             needs_diagnostics,
+            told_outage: false,
         });
     }
 

@@ -26,6 +26,7 @@ impl Step<'_> {
                 // Longer than announced only after an announcement (H2); see the branch below.
                 let set_timeout = wanted.filter(|timeout| least.is_none_or(|wd| *timeout <= wd));
                 *watchdog = Watchdog::Opening;
+                self.state.device = true;
                 self.rest.push(Command::OpenWatchdog { set_timeout });
             }
             Watchdog::Armed {
@@ -72,6 +73,7 @@ impl Step<'_> {
 
     pub(super) fn no_watchdog(&mut self) {
         self.state.watchdog = Watchdog::Absent;
+        self.state.device = false;
         self.rest.push(Command::Tell(Notice::NoWatchdog));
         if let Some(fencing) = &mut self.state.fencing {
             fencing.software_at = fencing.software_at.min(self.now);

@@ -334,6 +334,8 @@ impl Run<'_> {
                     .filter(|(_, name)| nodes.contains(&node(name)))
                     .fold(0, |bits, (index, _)| bits | 1 << index);
             }
+            // Whoever was asked may answer; here that is all of them, or as many as do.
+            Command::AskNoMore { .. } => {}
             Command::StopAsking { .. } => self.host.asked.peers = 0,
             Command::RunDiagnostics { .. } => {
                 queue.push(Evidence::Diagnostics {

@@ -153,7 +153,7 @@ impl Remediator {
             order_uid: remediation.uid.to_string(),
         };
         let mut waiting = table::shuffled(&open, chance).into_iter();
-        let pace = Pace::default();
+        let pace = Pace::of(waiting.len());
         let mut running = FuturesUnordered::new();
         let ask = |member: NodeName| {
             let (agents, question, pace) = (&agents, &question, &pace);

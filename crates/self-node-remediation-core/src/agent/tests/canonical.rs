@@ -114,6 +114,7 @@ impl Seen<'_> {
                 nodes,
                 deadline: deadline.minus(by),
             },
+            Command::AskNoMore { .. } => Command::AskNoMore { round: 0 },
             Command::StopAsking { .. } => Command::StopAsking { round: 0 },
             Command::RunDiagnostics { deadline, .. } => Command::RunDiagnostics {
                 round: 0,

@@ -228,7 +228,9 @@ proptest! {
                 let kind = match world.peers[&name] {
                     Peer::Silent => Peer::ApiError,
                     Peer::ApiError | Peer::Healthy => Peer::Healthy,
-                    Peer::Unhealthy => unreachable!("not in the strategy"),
+                    Peer::Unhealthy | Peer::UnhealthyLate => {
+                        unreachable!("not in the strategy")
+                    }
                 };
                 world.peers.insert(name, kind);
             }

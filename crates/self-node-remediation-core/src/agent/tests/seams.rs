@@ -38,6 +38,28 @@ fn h07_a_device_that_is_being_opened_is_waited_for_and_closed() {
     }
 }
 
+/// It is opened after an announcement that says that it is not armed, and a process may end before the next one.
+#[test]
+fn h07_a_device_is_on_record_before_it_is_opened_and_until_it_is_closed() {
+    let on_record = |world: &World| world.record.as_ref().is_some_and(Recorded::may_be_armed);
+    let mut world = opening(true);
+    assert!(on_record(&world) && !is_said_armed(&world));
+    // The next process has no permit yet, so it opens nothing.
+    let mut late = opening(true);
+    late.kill();
+    late.now = late.now.plus(secs(600));
+    late.start();
+    assert_eq!(late.state().watchdog, Watchdog::NotTried);
+    assert!(on_record(&late));
+    world.run(secs(60));
+    world.give(Evidence::Terminate {
+        successor: false,
+        pod_deleted: true,
+    });
+    world.run(secs(9));
+    assert!(world.exited && !on_record(&world));
+}
+
 fn announcements(world: &World, from: usize) -> Vec<(BootInstant, Announcement)> {
     world.log[from..]
         .iter()

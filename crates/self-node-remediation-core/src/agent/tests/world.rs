@@ -20,6 +20,8 @@ pub(super) enum Peer {
     /// A live list has nothing for us.
     Healthy,
     Unhealthy,
+    /// Knows of an order and needs longer for its list than others for "API error".
+    UnhealthyLate,
     ApiError,
     Silent,
 }
@@ -369,6 +371,7 @@ impl World {
                     let (after, said) = match self.peers.get(&name) {
                         Some(Peer::Healthy) => (soon, Said::Healthy { sent: self.now }),
                         Some(Peer::Unhealthy) => (soon, Said::Unhealthy),
+                        Some(Peer::UnhealthyLate) => (secs(6), Said::Unhealthy),
                         Some(Peer::ApiError) => (secs(5), Said::ApiError),
                         Some(Peer::Silent) | None => (secs(5), Said::Silent),
                     };
@@ -406,7 +409,7 @@ impl World {
                 }
             }
             Command::Exit => self.exited = true,
-            Command::Tell(_) | Command::StopAsking { .. } => {}
+            Command::Tell(_) | Command::AskNoMore { .. } | Command::StopAsking { .. } => {}
         }
     }
 
