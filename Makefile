@@ -7,6 +7,9 @@ JOBS    ?= $(shell n=$$(nproc); echo $$((n > 2 ? n : 2)))
 CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/medik8s
 DENY    := $(CACHE)/cargo-deny-0.20.2/bin/cargo-deny
 TARGET  := x86_64-unknown-linux-gnu
+# Static, with packed relocations (RELR) and without tables for unwinding: together an eighth less.
+STATIC  := -C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs \
+  -C link-arg=-Wl,-T,.cargo/no-unwind-tables.ld
 # Writes the list of dependencies (SBOM) into the programs: `cargo audit bin`, Trivy and Syft read it.
 AUDITABLE := $(CACHE)/cargo-auditable-0.7.7/bin/cargo-auditable
 VERSION := $(shell awk -F'"' '/^version/ { print $$2; exit }' Cargo.toml)
@@ -44,7 +47,7 @@ test-agent:
 .PHONY: release
 release: $(AUDITABLE) ## static release binaries with their SBOM inside (PROGRAMS="..." for some of them)
 	@.ci/need rust cc
-	RUSTFLAGS='-C target-feature=+crt-static --remap-path-prefix=$(CURDIR)=/src --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo' \
+	RUSTFLAGS='$(STATIC) --remap-path-prefix=$(CURDIR)=/src --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo' \
 	  $(AUDITABLE) auditable build --locked -j$(JOBS) --release --target $(TARGET) $(foreach program,$(PROGRAMS),-p $(program))
 
 $(AUDITABLE):
@@ -155,9 +158,9 @@ BENCH_SNR = MEDIK8S_PROGRAMS=$(CURDIR)/$(BENCH) MEDIK8S_TEST_AGENT=$(CURDIR)/$(B
 .PHONY: bench-programs
 bench-programs:
 	@.ci/need rust cc
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked -j$(JOBS) --release --target $(TARGET) \
+	RUSTFLAGS='$(STATIC)' cargo build --locked -j$(JOBS) --release --target $(TARGET) \
 	  --target-dir target/bench $(foreach o,$(filter-out self-node-remediation-agent,$(OPERATORS)),-p $(o))
-	RUSTFLAGS='-C target-feature=+crt-static' cargo rustc --locked -j$(JOBS) --release --target $(TARGET) \
+	RUSTFLAGS='$(STATIC)' cargo rustc --locked -j$(JOBS) --release --target $(TARGET) \
 	  --target-dir target/bench -p self-node-remediation-agent --bin self-node-remediation-agent -- --cfg medik8s_test_watchdog
 
 .PHONY: bench-snr

@@ -15,6 +15,9 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 use self_node_remediation_simulation::report::{Run, Sums};
 use self_node_remediation_simulation::{Scenario, run};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Whole clusters on virtual time, with trouble that follows from a seed.
 #[derive(Parser)]
@@ -62,10 +65,13 @@ impl Seeds {
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     if arguments.log {
+        let quiet: Targets = "debug,hyper=info,h2=info,tower=info,rustls=info,kube=info".parse()?;
         tracing_subscriber::fmt()
-            .with_env_filter("debug,hyper=info,h2=info,tower=info,rustls=info,kube=info")
+            .with_max_level(LevelFilter::DEBUG)
             .with_writer(std::io::stderr)
             .without_time()
+            .finish()
+            .with(quiet)
             .init();
     }
     let good = match arguments.seed {
