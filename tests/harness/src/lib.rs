@@ -69,7 +69,16 @@ pub fn run<F>(scenario: impl FnOnce() -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
 {
-    let done = network::enter().and_then(|()| {
+    run_with(&[], scenario)
+}
+
+/// [`run`], with tools that are built before: from the own network nothing can be downloaded.
+pub fn run_with<F>(tools: &[go_tools::Module], scenario: impl FnOnce() -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let built = tools.iter().try_for_each(|module| module.ready().map(drop));
+    let done = built.and_then(|()| network::enter()).and_then(|()| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

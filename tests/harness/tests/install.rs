@@ -17,7 +17,7 @@
 )]
 use std::process::ExitCode;
 
-use medik8s_harness::{Cluster, Options, child, images::Programs, machine::NodeSpec};
+use medik8s_harness::{Cluster, Options, child, go_tools, images::Programs, machine::NodeSpec};
 
 #[path = "install/access.rs"]
 mod access;
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     if let Some(code) = child::dispatch() {
         return code;
     }
-    medik8s_harness::run(async || {
+    medik8s_harness::run_with(&[go_tools::HELM, go_tools::PROMTOOL], async || {
         let nodes = std::iter::once(NodeSpec::control_plane("control-plane-1"))
             .chain((1..=4).map(|number| NodeSpec::worker(format!("worker-{number}"))))
             .collect();

@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use medik8s_harness::{Cluster, Options, child, images::Programs, machine::NodeSpec};
+use medik8s_harness::{Cluster, Options, child, go_tools, images::Programs, machine::NodeSpec};
 
 #[path = "olm/bundles.rs"]
 mod bundles;
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     }
     let begin = Instant::now();
     let mut report = Report::default();
-    let code = medik8s_harness::run(async || {
+    let code = medik8s_harness::run_with(&[go_tools::OLM, go_tools::SCORECARD], async || {
         let nodes = std::iter::once(NodeSpec::control_plane("control-plane-1"))
             .chain((1..=4).map(|number| NodeSpec::worker(format!("worker-{number}"))))
             .collect();

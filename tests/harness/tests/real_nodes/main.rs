@@ -20,7 +20,7 @@ mod quiet;
 
 use std::{path::Path, process::ExitCode, time::Instant};
 
-use medik8s_harness::{audit, child, tools};
+use medik8s_harness::{audit, child, go_tools, tools};
 use nix::unistd::Uid;
 
 use lab::Lab;
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         println!("real nodes: 0 passed, 0 failed, {} skipped", chosen.len());
         return ExitCode::SUCCESS;
     }
-    medik8s_harness::run(async || tell(&chosen).await)
+    medik8s_harness::run_with(&[go_tools::CONTAINERD], async || tell(&chosen).await)
 }
 
 /// What this machine lacks.
