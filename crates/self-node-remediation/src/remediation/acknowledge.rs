@@ -153,7 +153,8 @@ impl Remediator {
             order_uid: remediation.uid.to_string(),
         };
         let mut waiting = table::shuffled(&open, chance).into_iter();
-        let pace = Pace::of(waiting.len());
+        // Not of all: unlike an agent's, a round here is long, and what is not answered in it is asked again.
+        let pace = Pace::of(0);
         let mut running = FuturesUnordered::new();
         let ask = |member: NodeName| {
             let (agents, question, pace) = (&agents, &question, &pace);
