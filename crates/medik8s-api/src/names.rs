@@ -126,6 +126,11 @@ pub mod lease {
 pub mod openshift {
     /// API group of Machines.
     pub const MACHINE_GROUP: &str = "machine.openshift.io";
+    /// Groups of Machine kinds, also of the Cluster API, with their versions, newest first.
+    pub const MACHINE_VERSIONS: [(&str, &[&str]); 2] = [
+        (MACHINE_GROUP, &["v1beta1"]),
+        ("cluster.x-k8s.io", &["v1beta2", "v1beta1"]),
+    ];
     /// Node annotation: `<namespace>/<name>` of the Machine of the node.
     pub const MACHINE_ANNOTATION: &str = "machine.openshift.io/machine";
     /// Node annotation: configuration that the node has.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
 use kube::{Api, Client};
 use medik8s_api::SelfNodeRemediation;
-use medik8s_api::names::openshift::{MACHINE_ANNOTATION, MACHINE_GROUP};
+use medik8s_api::names::openshift::{MACHINE_ANNOTATION, MACHINE_VERSIONS};
 use medik8s_api::names::snr::{AGENT_SELECTOR, ANNOUNCED_ANNOTATION};
 use medik8s_runtime::clock::Clock;
 use medik8s_runtime::error::Class;
@@ -27,12 +27,6 @@ use serde_json::Value;
 
 use crate::directory::Directory;
 use crate::objects::{AgentPod, OwnNode};
-
-/// Versions in which a Machine of a group is looked for.
-const MACHINE_VERSIONS: [(&str, &[&str]); 2] = [
-    (MACHINE_GROUP, &["v1beta1"]),
-    ("cluster.x-k8s.io", &["v1beta2", "v1beta1"]),
-];
 
 /// Nodes per page: a page of full metadata is decoded at once.
 const NODE_PAGE: u32 = 100;
@@ -128,6 +122,7 @@ impl Senses {
         }
         // A list that has taken long is not lost by look-ups that take longer.
         let end = end.checked_sub(self.api_timeout / 8).unwrap_or(end);
+        let end = end.min(self.end_of_look_ups());
         let resolved = self.resolve_until(remediations, end).await;
         (!resolved.own_is_open).then(|| Listed {
             remediations: resolved.remediations,
@@ -138,8 +133,12 @@ impl Senses {
     /// Looks up the nodes of Machines that are not known from the remediation itself, all of them within half of
     /// apiServerTimeout, so that a Machine API that hangs does not make a list fail.
     pub async fn resolve(&self, remediations: Vec<Remediation>) -> Resolved {
-        let end = tokio::time::Instant::now() + self.api_timeout;
-        self.resolve_until(remediations, end).await
+        self.resolve_until(remediations, self.end_of_look_ups())
+            .await
+    }
+
+    fn end_of_look_ups(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now() + self.api_timeout / 2
     }
 
     async fn resolve_until(
@@ -147,7 +146,6 @@ impl Senses {
         remediations: Vec<Remediation>,
         end: tokio::time::Instant,
     ) -> Resolved {
-        let end = end.min(tokio::time::Instant::now() + self.api_timeout / 2);
         let mut nodes: BTreeMap<MachineKey, NodeName> = BTreeMap::new();
         let own = self.directory.machine();
         let mut own_is_open = false;

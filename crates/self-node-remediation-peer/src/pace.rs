@@ -26,11 +26,21 @@ pub struct Pace {
     slow: AtomicU64,
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        Self::with_places(PLACES)
+    }
+}
+
 impl Pace {
-    /// For so many questions.
+    /// For so many questions that are to be asked soon.
     pub fn of(questions: usize) -> Self {
+        Self::with_places((questions / PART).clamp(PLACES, IN_FLIGHT))
+    }
+
+    fn with_places(places: usize) -> Self {
         Self {
-            places: Semaphore::new((questions / PART).clamp(PLACES, IN_FLIGHT)),
+            places: Semaphore::new(places),
             slow: AtomicU64::new(0),
         }
     }

@@ -153,8 +153,8 @@ impl Remediator {
             order_uid: remediation.uid.to_string(),
         };
         let mut waiting = table::shuffled(&open, chance).into_iter();
-        // Not of all: unlike an agent's, a round here is long, and what is not answered in it is asked again.
-        let pace = Pace::of(0);
+        // Unlike an agent's, a round here is long, and who is not asked in it is asked in the next: no more places for more.
+        let pace = Pace::default();
         let mut running = FuturesUnordered::new();
         let ask = |member: NodeName| {
             let (agents, question, pace) = (&agents, &question, &pace);

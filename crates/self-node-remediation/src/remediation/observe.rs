@@ -10,6 +10,7 @@ use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, PartialObjectMeta};
 use kube::{Api, ResourceExt};
 use medik8s_api::SelfNodeRemediation;
+use medik8s_api::names::openshift::MACHINE_VERSIONS;
 use medik8s_api::names::{contract, kubernetes, snr};
 use medik8s_api::self_node_remediation::SelfNodeRemediationConfigSpec;
 use medik8s_core::{node as node_facts, roles, taints, time, version::ServerVersion};
@@ -30,11 +31,6 @@ pub type NodeMetadata = PartialObjectMeta<Node>;
 const NODE_LEASES: &str = "kube-node-lease";
 /// Nodes per page when the members of a quorum are listed: little is kept of each.
 const MEMBERS_PAGE: u32 = 500;
-/// Versions of the Machine kinds, newest first.
-const MACHINE_VERSIONS: [(&str, &[&str]); 2] = [
-    ("machine.openshift.io", &["v1beta1"]),
-    ("cluster.x-k8s.io", &["v1beta2", "v1beta1"]),
-];
 
 /// Drops from a node's metadata what nobody here reads.
 pub fn keep_roles(node: &mut NodeMetadata) {
