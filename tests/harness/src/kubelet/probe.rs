@@ -81,7 +81,7 @@ fn probe_address(pod: SocketAddr) -> Ipv4Addr {
     }
 }
 
-/// Counts the answers of a liveness probe.
+/// Counts the answers of a probe, and says when the next is due.
 #[derive(Debug)]
 pub(super) struct Patience {
     next: Instant,
@@ -101,7 +101,7 @@ impl Patience {
         self.next <= now
     }
 
-    /// Takes an answer; true when the container has to be restarted.
+    /// Takes an answer; true when too many in a row were bad.
     pub(super) fn lost(&mut self, passed: bool, check: &Check, now: Instant) -> bool {
         self.next = now + check.period;
         self.failed = if passed { 0 } else { self.failed + 1 };
