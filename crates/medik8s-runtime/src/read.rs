@@ -12,10 +12,10 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, ObjectMeta, OwnerReference, Time};
 use kube::{
     Api, Resource,
-    api::{ListParams, ObjectList, PartialObjectMeta, PartialObjectMetaExt as _},
+    api::{ListParams, ObjectList, PartialObjectMeta},
     core::response::Status,
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use crate::error::Cause;
 pub use crate::error::{Class, Error};
@@ -108,7 +108,7 @@ where
 /// What a list showed and what the server's clock said.
 #[derive(Debug, Clone)]
 pub struct Dated<T> {
-    /// The objects.
+    /// What was kept of the objects.
     pub items: Vec<T>,
     /// The `Date` header of the first page: not later than any object in it was read.
     pub server_time: Option<Timestamp>,
@@ -125,10 +125,17 @@ struct Page {
 
 #[derive(Deserialize)]
 struct Item {
-    metadata: Kept,
+    #[serde(deserialize_with = "metadata")]
+    metadata: ObjectMeta,
 }
 
-/// Metadata without who wrote which field: that is never looked at here, and in memory it is many times the rest.
+/// Decodes metadata, but for `managedFields`: for `#[serde(deserialize_with)]` of types that decode a part of an object.
+/// Who wrote which field is never looked at, and decoded it is many times the rest, in memory and in time.
+pub fn metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    Kept::deserialize(deserializer).map(ObjectMeta::from)
+}
+
+/// See [`metadata`].
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct Kept {
@@ -169,14 +176,16 @@ impl From<Kept> for ObjectMeta {
     }
 }
 
-/// Reads the metadata of all objects, but for `managedFields`, together with the server's own time.
-pub async fn list_metadata_dated<K>(
+/// Reads the metadata of all objects, but for `managedFields`, together with the server's own time. What `keep` makes
+/// of each is all that stays of a page when the next one is read.
+pub async fn list_metadata_dated<K, T>(
     api: &Api<K>,
     params: &ListParams,
     deadline: Duration,
-) -> Result<Dated<PartialObjectMeta<K>>, Error>
+    mut keep: impl FnMut(ObjectMeta) -> Option<T>,
+) -> Result<Dated<T>, Error>
 where
-    K: Resource + Clone + DeserializeOwned + Debug,
+    K: Resource + Clone,
 {
     let client = api.clone().into_client();
     let request = kube::core::Request::new(api.resource_url());
@@ -207,9 +216,8 @@ where
             }
             let page: Page = serde_json::from_slice(&bytes).map_err(kube::Error::SerdeError)?;
             let items = page.items.into_iter().flatten();
-            let metadata = items.map(|item| item.metadata);
-            let objects = metadata.map(|kept| ObjectMeta::from(kept).into_response_partial::<K>());
-            dated.items.extend(objects);
+            let kept = items.filter_map(|item| keep(item.metadata));
+            dated.items.extend(kept);
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params.continue_token = Some(token),
                 None => return Ok(dated),
@@ -289,10 +297,10 @@ mod tests {
             "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "o", "uid": "ou", "controller": true}],
             "managedFields": [{"manager": "m", "fieldsV1": {"f:metadata": {}}}],
         });
-        let kept: Kept = serde_json::from_value(all.clone()).unwrap();
+        let kept = metadata(&all).unwrap();
         let mut whole: ObjectMeta = serde_json::from_value(all).unwrap();
         assert!(whole.managed_fields.take().is_some());
-        assert_eq!(ObjectMeta::from(kept), whole);
+        assert_eq!(kept, whole);
     }
 
     #[test]

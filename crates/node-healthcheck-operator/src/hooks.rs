@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use kube::api::{DynamicObject, ListParams};
-use kube::core::admission::AdmissionRequest;
+use kube::core::{ObjectMeta, admission::AdmissionRequest};
 use kube::{Api, Client, ResourceExt};
 use medik8s_api::NodeHealthCheck;
 use medik8s_core::{roles, selector};
@@ -171,7 +171,8 @@ impl Admission {
         let parsed = selector::parse(object.spec.selector.as_ref()?).ok()?;
         let nodes: Api<Node> = Api::all(self.client.clone());
         let params = ListParams::default().labels_from(&parsed);
-        let nodes = read::list_metadata_dated(&nodes, &params, WARNING_LIMIT)
+        let labels = |metadata: ObjectMeta| Some(metadata.labels);
+        let nodes = read::list_metadata_dated(&nodes, &params, WARNING_LIMIT, labels)
             .await
             .ok()?
             .items;
@@ -187,16 +188,16 @@ impl Admission {
                 selector::parse(&wanted).is_ok_and(|other| {
                     nodes
                         .iter()
-                        .any(|node| selector::selects(&other, node.metadata.labels.as_ref()))
+                        .any(|labels| selector::selects(&other, labels.as_ref()))
                 })
             })
             .map(ResourceExt::name_any)
             .collect();
         let selected = nodes
             .iter()
-            .map(|node| SelectedNode {
-                control_plane: roles::is_control_plane(node.metadata.labels.as_ref()),
-                worker: roles::is_worker(node.metadata.labels.as_ref()),
+            .map(|labels| SelectedNode {
+                control_plane: roles::is_control_plane(labels.as_ref()),
+                worker: roles::is_worker(labels.as_ref()),
             })
             .collect();
         Some((Some(selected), overlapping))

@@ -18,6 +18,7 @@ use medik8s_api::names::openshift::{
     CURRENT_CONFIG_ANNOTATION, DESIRED_CONFIG_ANNOTATION, MACHINE_ANNOTATION,
 };
 use medik8s_core::conditions::Status;
+use medik8s_runtime::read;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, json};
 
@@ -83,6 +84,7 @@ impl WatchedNode {
 /// The fields of a Node that are read at all.
 #[derive(Deserialize)]
 struct WireNode {
+    #[serde(deserialize_with = "read::metadata")]
     metadata: ObjectMeta,
     #[serde(default)]
     status: Option<WireStatus>,

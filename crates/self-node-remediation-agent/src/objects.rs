@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
+use medik8s_runtime::read;
 use serde::Deserialize;
 
 /// The own Node.
@@ -11,6 +12,7 @@ use serde::Deserialize;
 #[resource(inherit = Node)]
 pub struct OwnNode {
     /// Metadata.
+    #[serde(deserialize_with = "read::metadata")]
     pub metadata: ObjectMeta,
     /// What its kubelet reports.
     #[serde(default)]
@@ -40,6 +42,7 @@ pub struct NodeAddress {
 #[resource(inherit = Pod)]
 pub struct AgentPod {
     /// Metadata.
+    #[serde(deserialize_with = "read::metadata")]
     pub metadata: ObjectMeta,
     /// Where it runs.
     #[serde(default)]
@@ -79,6 +82,7 @@ pub struct PodIp {
 #[resource(inherit = EndpointSlice)]
 pub struct AgentSlice {
     /// Metadata.
+    #[serde(deserialize_with = "read::metadata")]
     pub metadata: ObjectMeta,
     /// Agents; null where there are none.
     #[serde(default)]

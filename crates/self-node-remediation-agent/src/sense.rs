@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::core::ObjectMeta;
 use kube::{Api, Client};
 use medik8s_api::SelfNodeRemediation;
 use medik8s_api::names::openshift::{MACHINE_ANNOTATION, MACHINE_VERSIONS};
@@ -246,7 +247,26 @@ impl Senses {
     pub async fn nodes(&self, directory: &Directory) -> Evidence {
         let api = Api::<OwnNode>::all(self.client.clone());
         let params = ListParams::default().limit(NODE_PAGE);
-        let dated = match read::list_metadata_dated(&api, &params, self.table_timeout).await {
+        let mut announced = None;
+        let mut machines = Vec::new();
+        let listed = |metadata: ObjectMeta| {
+            let name = metadata.name.as_deref().and_then(NodeName::new)?;
+            let annotations = metadata.annotations.as_ref();
+            if name == self.node {
+                announced = annotations
+                    .and_then(|annotations| annotations.get(ANNOUNCED_ANNOTATION).cloned());
+            }
+            if let Some(machine) = annotations.and_then(|all| all.get(MACHINE_ANNOTATION)) {
+                machines.push((machine.clone(), name.clone()));
+            }
+            Some(ListedNode {
+                name,
+                role: Role::of(metadata.labels.as_ref()),
+                created: metadata.creation_timestamp.map(|created| created.0),
+            })
+        };
+        let dated = read::list_metadata_dated(&api, &params, self.table_timeout, listed).await;
+        let dated = match dated {
             Ok(dated) => dated,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -258,35 +278,13 @@ impl Senses {
             tracing::warn!("the API server's answer carries no date");
             return Evidence::NodesFailed;
         };
-        let mut announced = None;
-        let mut nodes = Vec::with_capacity(dated.items.len());
-        let mut machines = Vec::new();
-        for item in dated.items {
-            let metadata = item.metadata;
-            let Some(name) = metadata.name.as_deref().and_then(NodeName::new) else {
-                continue;
-            };
-            let annotations = metadata.annotations.as_ref();
-            if name == self.node {
-                announced = annotations
-                    .and_then(|annotations| annotations.get(ANNOUNCED_ANNOTATION).cloned());
-            }
-            if let Some(machine) = annotations.and_then(|all| all.get(MACHINE_ANNOTATION)) {
-                machines.push((machine.clone(), name.clone()));
-            }
-            nodes.push(ListedNode {
-                name,
-                role: Role::of(metadata.labels.as_ref()),
-                created: metadata.creation_timestamp.map(|created| created.0),
-            });
-        }
         directory.machines_listed(machines);
         self.read_own_node(&api, directory).await;
         if directory.needs_pods() {
             self.list_pods(directory).await;
         }
         Evidence::Nodes {
-            nodes,
+            nodes: dated.items,
             stamp,
             announced,
         }

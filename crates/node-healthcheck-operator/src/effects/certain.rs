@@ -98,14 +98,11 @@ impl Effects {
             let api = self
                 .api(kind, namespace.as_deref().unwrap_or_default())
                 .ok_or_else(|| Failure::KindGone(kind.to_string()))?;
-            let found =
-                read::list_metadata_dated(&api, &ListParams::default(), read::DEADLINE).await?;
-            let list = found
-                .items
-                .iter()
-                .map(|object| objects::remediation(kind, &object.metadata, &Value::Null))
-                .collect();
-            batch.listed.insert(key.clone(), list);
+            let everything = ListParams::default();
+            let remediation = |metadata| Some(objects::remediation(kind, &metadata, &Value::Null));
+            let listed =
+                read::list_metadata_dated(&api, &everything, read::DEADLINE, remediation).await?;
+            batch.listed.insert(key.clone(), listed.items);
         }
         Ok(batch.listed.get(&key).map_or(&[], Vec::as_slice))
     }

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use k8s_openapi::api::storage::v1::VolumeAttachment;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, PartialObjectMeta};
-use kube::{Api, ResourceExt};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams};
+use kube::core::ObjectMeta;
+use kube::{Api, Resource, ResourceExt};
 use medik8s_api::SelfNodeRemediation;
 use medik8s_api::names::openshift::MACHINE_VERSIONS;
 use medik8s_api::names::{contract, kubernetes, snr};
@@ -21,17 +22,21 @@ use self_node_remediation_core::ids::{BootId, NodeName};
 use self_node_remediation_core::order::{Phase, Remediation, Target};
 use self_node_remediation_core::release::{self, AgentPods, OrderTimes, Others, Peer};
 use self_node_remediation_core::table::{ListedNode, Role};
+use serde::Deserialize;
 
 use super::{RemediationError, Remediator};
 
 /// Metadata of a node, as the watch keeps it.
-pub type NodeMetadata = PartialObjectMeta<Node>;
+#[derive(Debug, Clone, Default, Deserialize, Resource)]
+#[resource(inherit = Node)]
+pub struct NodeMetadata {
+    /// All that is decoded of it.
+    #[serde(deserialize_with = "read::metadata")]
+    pub metadata: ObjectMeta,
+}
 
 /// Namespace of the kubelets' Leases.
 const NODE_LEASES: &str = "kube-node-lease";
-/// Nodes per page when the members of a quorum are listed: little is kept of each.
-const MEMBERS_PAGE: u32 = 500;
-
 /// Drops from a node's metadata what nobody here reads.
 pub fn keep_roles(node: &mut NodeMetadata) {
     let kept = [
@@ -41,7 +46,6 @@ pub fn keep_roles(node: &mut NodeMetadata) {
         contract::EXCLUDE_FROM_REMEDIATION_LABEL,
     ];
     let metadata = &mut node.metadata;
-    metadata.managed_fields = None;
     metadata.owner_references = None;
     metadata.finalizers = None;
     if let Some(labels) = &mut metadata.labels {
@@ -213,8 +217,7 @@ pub(super) fn relayed_by(node: &NodeMetadata) -> Option<Relayed> {
 }
 
 /// The node as a member of a table.
-pub(super) fn peer(node: &NodeMetadata) -> Option<Peer> {
-    let metadata = &node.metadata;
+pub(super) fn peer(metadata: &ObjectMeta) -> Option<Peer> {
     let version = metadata
         .annotations
         .as_ref()
@@ -254,7 +257,7 @@ impl Remediator {
             .nodes
             .list()
             .iter()
-            .filter_map(|node| peer(node))
+            .filter_map(|node| peer(&node.metadata))
             .collect();
         let target = remediation.target.node().cloned();
         let mut seen = Observed {
@@ -313,9 +316,10 @@ impl Remediator {
         if forms_quorum {
             // A copy that lags may still have a node that the announced table has no more: its acknowledgement would
             // count although it has no vote there (H16).
-            let params = ListParams::default().limit(MEMBERS_PAGE);
-            let listed = read::list_metadata_dated(&nodes, &params, read::DEADLINE).await?;
-            seen.peers = listed.items.iter().filter_map(peer).collect();
+            let params = ListParams::default();
+            let member = |metadata| peer(&metadata);
+            let listed = read::list_metadata_dated(&nodes, &params, read::DEADLINE, member).await?;
+            seen.peers = listed.items;
         }
         let Some(node) = read::get_opt(&nodes, name.as_str()).await? else {
             return Ok(());

@@ -105,11 +105,7 @@ fn workers_without_agent_are_told_of_when_they_decide() {
 
 #[test]
 fn a_node_has_an_agent_unless_it_is_known_to_have_none() {
-    let mut node = NodeMetadata {
-        types: None,
-        metadata: kube::core::ObjectMeta::default(),
-        _phantom: std::marker::PhantomData,
-    };
+    let mut node = NodeMetadata::default();
     node.metadata.name = Some("n".to_owned());
     let agents = |names: &[&str]| {
         names
