@@ -297,25 +297,58 @@ pub async fn workers_without_manager(
     Ok(free)
 }
 
-/// Usage of one process over a time without events: memory at the end, CPU and requests per minute.
-pub async fn idle(
-    cluster: &Cluster,
-    found: &Found,
-    user: &str,
-    sharing: usize,
-    time: Duration,
-) -> anyhow::Result<(Usage, f64, f64)> {
-    let before = found.usage().context("the process has ended")?;
-    let from = Timestamp::now();
-    tokio::time::sleep(time).await;
-    let after = found.usage().context("the process has ended")?;
-    let until = Timestamp::now();
-    let minutes = time.as_secs_f64() / 60.0;
-    let cpu = (after.cpu.saturating_sub(before.cpu)).as_secs_f64() / minutes;
-    let count = requests(cluster, user, None, None, from, until)?.len();
-    #[expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
-    let per_minute = count as f64 / minutes / sharing.max(1) as f64;
-    Ok((after, cpu, per_minute))
+/// The original's figure and the goal, for memory and for the anonymous part of it.
+pub type Known = [(&'static str, &'static str); 2];
+
+/// All agents over a minute without events. Memory is that of the median agent at the end, and of the largest; CPU and
+/// requests are the mean.
+pub async fn at_rest(cluster: &Cluster, nodes: u16, known: Known) -> anyhow::Result<Vec<Row>> {
+    let (agents, _) = processes(cluster);
+    let usages = || -> anyhow::Result<Vec<Usage>> {
+        let all = agents.iter().map(Found::usage);
+        all.collect::<Option<_>>().context("an agent has ended")
+    };
+    let (before, from) = (usages()?, Timestamp::now());
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let (mut after, until) = (usages()?, Timestamp::now());
+    let cpu = |usages: &[Usage]| -> Duration { usages.iter().map(|usage| usage.cpu).sum() };
+    let cpu = cpu(&after).saturating_sub(cpu(&before)).as_secs_f64();
+    let requests = requests(cluster, AGENT, None, None, from, until)?.len();
+    #[expect(clippy::cast_precision_loss, reason = "small counts")]
+    let (count, requests) = (agents.len() as f64, requests as f64);
+    let mut median = |value: fn(&Usage) -> u64| -> anyhow::Result<(u64, u64)> {
+        after.sort_by_key(value);
+        let middle = after.get(after.len() / 2).context("no agents")?;
+        Ok((value(middle), after.last().map_or(0, value)))
+    };
+    let mut memory = |what: String, (original, goal), value| -> anyhow::Result<Row> {
+        let (middle, largest) = median(value)?;
+        let ours = format!("{} MiB (largest {})", mib(middle), mib(largest));
+        Ok(Row::new(what, original, goal, ours))
+    };
+    let [resident, anonymous] = known;
+    let what = format!("agent idle, {nodes} nodes: RSS (PSS on a node of its own)");
+    Ok(vec![
+        memory(what, resident, |usage| usage.rss)?,
+        memory("of it anonymous".to_owned(), anonymous, |usage| {
+            usage.anonymous
+        })?,
+        memory("the most it ever was".to_owned(), ("", ""), |usage| {
+            usage.peak
+        })?,
+        Row::new(
+            "agent CPU s per minute",
+            "0.014",
+            "0.014",
+            format!("{:.3}", cpu / count),
+        ),
+        Row::new(
+            "agent API requests per minute",
+            "4.0",
+            "4.5",
+            format!("{:.1}", requests / count),
+        ),
+    ])
 }
 
 /// MiB with one digit.

@@ -30,7 +30,7 @@ use self_node_remediation_peer::{
 };
 use serde_json::json;
 
-use super::{AGENT, MANAGER, NAMESPACE, Row, follow, idle, mib, processes, remediate, requests};
+use super::{MANAGER, NAMESPACE, Row, at_rest, follow, mib, processes, remediate, requests};
 use crate::{
     Cluster, Options,
     images::Programs,
@@ -80,38 +80,8 @@ async fn rows(cluster: &Cluster, workers: u16) -> anyhow::Result<Vec<Row>> {
     armed(cluster, workers - 1).await?;
     tokio::time::sleep(Duration::from_secs(20)).await;
 
-    let mut rows = Vec::new();
-    let (agents, _) = processes(cluster);
-    let agent = agents
-        .iter()
-        .find(|agent| agent.node.as_deref() == Some(SICK))
-        .context("no agent")?;
-    let (usage, cpu, per_minute) =
-        idle(cluster, agent, AGENT, agents.len(), Duration::from_mins(1)).await?;
-    rows.push(Row::new(
-        format!("agent idle, {workers} nodes: RSS (PSS on a node of its own)"),
-        "57 MiB (82 peak)",
-        "10 MiB",
-        format!("{} MiB (peak {})", mib(usage.rss), mib(usage.peak)),
-    ));
-    rows.push(Row::new(
-        "of it anonymous",
-        "18 MiB",
-        "4 MiB",
-        format!("{} MiB", mib(usage.anonymous)),
-    ));
-    rows.push(Row::new(
-        "agent CPU s per minute",
-        "0.014",
-        "0.014",
-        format!("{cpu:.3}"),
-    ));
-    rows.push(Row::new(
-        "agent API requests per minute",
-        "4.0",
-        "4.5",
-        format!("{per_minute:.1}"),
-    ));
+    let known = [("57 MiB (82 peak)", "10 MiB"), ("18 MiB", "4 MiB")];
+    let mut rows = at_rest(cluster, workers, known).await?;
 
     let begin = Timestamp::now();
     cluster.machine(SICK)?.cut(Cut::Everything).await?;

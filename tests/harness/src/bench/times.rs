@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 
 use super::{
-    AGENT, MANAGER, Row, agents_run, follow, idle, mib, processes, remediate, requests,
+    MANAGER, Row, agents_run, at_rest, follow, mib, processes, remediate, requests,
     workers_without_manager,
 };
 use crate::{
@@ -94,7 +94,7 @@ pub async fn measure(workers: u8, profile: Profile) -> anyhow::Result<Vec<Row>> 
 async fn rows(cluster: &Cluster, workers: u8, profile: Profile) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     if profile == Profile::Fresh {
-        rows.extend(at_rest(cluster, workers).await?);
+        rows.extend(rest(cluster, workers).await?);
     }
     let lost = workers_without_manager(cluster, workers, 4).await?;
     let nodes: Vec<&str> = lost.iter().map(String::as_str).collect();
@@ -223,47 +223,19 @@ fn freeing(
 }
 
 /// Agents and manager when nothing happens.
-async fn at_rest(cluster: &Cluster, workers: u8) -> anyhow::Result<Vec<Row>> {
+async fn rest(cluster: &Cluster, workers: u8) -> anyhow::Result<Vec<Row>> {
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let (agents, managers) = processes(cluster);
-    let agent = agents.first().context("no agent")?;
-    let manager = managers.first().context("no manager")?;
-    let (agent, cpu, per_minute) =
-        idle(cluster, agent, AGENT, agents.len(), Duration::from_mins(1)).await?;
-    let manager = manager.usage().context("no manager")?;
-    let nodes = format!("{workers} nodes");
-    Ok(vec![
-        Row::new(
-            format!("agent idle, {nodes}: RSS (PSS on a node of its own)"),
-            "54 MiB",
-            "8 MiB",
-            format!("{} MiB (peak {})", mib(agent.rss), mib(agent.peak)),
-        ),
-        Row::new(
-            "of it anonymous",
-            "15 MiB",
-            "3 MiB",
-            format!("{} MiB", mib(agent.anonymous)),
-        ),
-        Row::new(
-            "agent CPU s per minute",
-            "0.014",
-            "0.014",
-            format!("{cpu:.3}"),
-        ),
-        Row::new(
-            "agent API requests per minute",
-            "4.0",
-            "4.5",
-            format!("{per_minute:.1}"),
-        ),
-        Row::new(
-            format!("manager, {nodes}: RSS"),
-            "51.8 MiB",
-            "-",
-            format!("{} MiB", mib(manager.rss)),
-        ),
-    ])
+    let known = [("54 MiB", "8 MiB"), ("15 MiB", "3 MiB")];
+    let mut rows = at_rest(cluster, u16::from(workers), known).await?;
+    let (_, managers) = processes(cluster);
+    let manager = managers.first().and_then(super::Found::usage);
+    rows.push(Row::new(
+        format!("manager, {workers} nodes: RSS"),
+        "51.8 MiB",
+        "-",
+        format!("{} MiB", mib(manager.context("no manager")?.rss)),
+    ));
+    Ok(rows)
 }
 
 /// So many pretended pods on a node, in seven namespaces.
