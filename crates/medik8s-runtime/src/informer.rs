@@ -149,7 +149,7 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
     K::DynamicType: Default,
 {
-    /// Watches a kind with a Rust type; `PartialObjectMeta<K>` watches metadata only.
+    /// Watches a kind with a Rust type; of a `PartialObjectMeta<K>` only the metadata is decoded.
     pub fn new(name: &str, api: Api<K>, config: watcher::Config, metrics: &Metrics) -> Self {
         let kind = K::DynamicType::default();
         let api: Api<Lenient<K>> = match api.namespace().map(str::to_owned) {

@@ -2,7 +2,7 @@
 //!
 //! Runs on the user's own cluster with `-- --use-current-context`.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -12,7 +12,11 @@ use kube::{Api, ResourceExt as _, api::ListParams};
 use medik8s_harness::{
     Options, child, manifests,
     target::{self, Target},
+    wait,
 };
+
+/// How long the API server may take to publish a new kind.
+const PUBLISHED: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     if let Some(code) = child::dispatch() {
@@ -44,15 +48,15 @@ fn main() -> ExitCode {
         ];
         target.kubectl(&try_all, &manifests::all()?).await?;
         every_field_is_explained(target).await?;
-        let said = target
-            .kubectl(
-                &[
-                    "explain",
-                    "nodehealthcheck.spec.escalatingRemediations.timeout",
-                ],
-                "",
-            )
-            .await?;
+        let explain = [
+            "explain",
+            "nodehealthcheck.spec.escalatingRemediations.timeout",
+        ];
+        // Discovery and OpenAPI are published a little later than the CRD is established.
+        let said = wait::until("kubectl explain", PUBLISHED, async || {
+            Ok(target.kubectl(&explain, "").await.ok())
+        })
+        .await?;
         ensure!(said.contains("DESCRIPTION"), "kubectl explain says: {said}");
         Ok(())
     })

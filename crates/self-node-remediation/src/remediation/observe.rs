@@ -35,6 +35,8 @@ pub struct NodeMetadata {
     pub metadata: ObjectMeta,
 }
 
+/// Nodes per page when the members of a quorum are listed: the metadata of a page is in memory at once.
+const MEMBERS_PAGE: u32 = 100;
 /// Namespace of the kubelets' Leases.
 const NODE_LEASES: &str = "kube-node-lease";
 /// Drops from a node's metadata what nobody here reads.
@@ -316,7 +318,7 @@ impl Remediator {
         if forms_quorum {
             // A copy that lags may still have a node that the announced table has no more: its acknowledgement would
             // count although it has no vote there (H16).
-            let params = ListParams::default();
+            let params = ListParams::default().limit(MEMBERS_PAGE);
             let member = |metadata| peer(&metadata);
             let listed = read::list_metadata_dated(&nodes, &params, read::DEADLINE, member).await?;
             seen.peers = listed.items;
