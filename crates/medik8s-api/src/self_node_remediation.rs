@@ -99,6 +99,13 @@ string_enum! {
         priority = "1"
     ),
     printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Processing\")].message",
+        description = "What the remediation waits for, or on what evidence the workload was freed",
+        priority = "1"
+    ),
+    printcolumn(
         name = "Last Error",
         type_ = "string",
         json_path = ".status.lastError",

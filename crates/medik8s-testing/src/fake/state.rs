@@ -273,6 +273,13 @@ impl State {
                 Err(reply) => reply.into(),
             };
         }
+        // Nobody here may read what the API server remembers: a list is consistent, or it proves nothing.
+        if request.query("resourceVersion").is_some()
+            || request.query("resourceVersionMatch").is_some()
+        {
+            let why = "the fake serves consistent lists only";
+            return Reply::failure(400, "BadRequest", why).into();
+        }
         let all = self.selected(kind, namespace.as_deref(), &filter);
         let offset = request
             .query("continue")

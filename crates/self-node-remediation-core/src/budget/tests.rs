@@ -53,6 +53,8 @@ fn waits_of_the_original() {
         (defaults(), 42, 60, 318),
         (defaults(), 50, 60, 306),
         (defaults(), 50, 10, 256),
+        // Agents give a peer at least apiServerTimeout and 2 s, whatever is configured (18.3).
+        (limits(15, 5, 3, 5, 2), 20, 10, 184),
     ] {
         assert_eq!(
             original_wait(&limits, workers, secs(wd)),

@@ -280,9 +280,11 @@ impl Remediator {
         }
         let name = object.metadata.name.as_deref().unwrap_or_default();
         let status = json!({ "lastError": text });
+        // Another remediation of this name, or a newer state of this one, does not get it.
+        let version = object.metadata.resource_version.as_deref();
         if let Err(error) = self
             .writer
-            .merge_patch_status(api, name, &status, None)
+            .merge_patch_status(api, name, &status, version)
             .await
         {
             let error = &error as &dyn std::error::Error;

@@ -145,8 +145,7 @@ impl Draft<'_> {
             || matches!(&seen.found, Found::Node(node) if node.excluded)
             || matches!(seen.found, Found::Absent);
         if remediation.deleting && (clean_up_only || remediation.phase == Phase::FencingCompleted) {
-            self.clean_up();
-            return Ok(());
+            return self.clean_up();
         }
         if remediation.timed_out {
             self.withdraw(snr::REASON_TIMEOUT_BY_NHC, Tale::Stopped);
@@ -157,10 +156,9 @@ impl Draft<'_> {
         }
         let Some(config) = seen.config.as_ref() else {
             if self.can_be_cancelled() {
-                self.clean_up();
-            } else {
-                self.disable();
+                return self.clean_up();
             }
+            self.disable();
             return Ok(());
         };
         // The configuration's own look takes it away as well, which starts this pass, but not while its agents cannot be
@@ -177,10 +175,7 @@ impl Draft<'_> {
             }
             Found::Unresolved(why) => {
                 self.explain("");
-                return Err(RemediationError::Unresolved {
-                    target: remediation.target.clone(),
-                    why: why.clone(),
-                });
+                return Err(self.unresolved(why));
             }
         };
         if node.excluded {
@@ -287,17 +282,26 @@ impl Draft<'_> {
             }
     }
 
-    /// Removes our marks and lets the remediation go.
-    fn clean_up(&mut self) {
-        if !self.seen.remediation.finalizer {
-            return;
+    fn unresolved(&self, why: &str) -> RemediationError {
+        RemediationError::Unresolved {
+            target: self.seen.remediation.target.clone(),
+            why: why.to_owned(),
         }
-        if let Found::Node(node) = &self.seen.found
-            && node.has_marks()
-        {
-            self.step(Step::RemoveTaints);
+    }
+
+    /// Removes our marks and lets the remediation go. While nobody knows which node has them it stays: a node that keeps
+    /// its taints for ever is worse than a remediation that says why it cannot end.
+    fn clean_up(&mut self) -> Result<(), RemediationError> {
+        if !self.seen.remediation.finalizer {
+            return Ok(());
+        }
+        match &self.seen.found {
+            Found::Node(node) if node.has_marks() => self.step(Step::RemoveTaints),
+            Found::Node(_) | Found::Absent => {}
+            Found::Unresolved(why) => return Err(self.unresolved(why)),
         }
         self.step(Step::RemoveFinalizer);
+        Ok(())
     }
 }
 

@@ -61,7 +61,7 @@ impl Draft<'_> {
             }
             Decision::Cancel => {
                 self.tell(Tale::Cancelled);
-                self.clean_up();
+                return self.clean_up();
             }
             Decision::Ask(quorum) => {
                 if let Some(times) = &seen.times {

@@ -50,10 +50,7 @@ impl Draft<'_> {
         let recorded = remediation.boot.as_ref();
         match removal(&node.facts, recorded, seen.times.as_ref(), left, renewal) {
             Removal::Force(released) => self.remove_by_force(node, released),
-            Removal::Graceful => {
-                self.remove_gracefully(node);
-                Ok(())
-            }
+            Removal::Graceful => self.remove_gracefully(node),
             Removal::Renew(terms) => {
                 self.order(&terms)?;
                 // After the status, never before it: with the new boot recorded and the old phase, a manager that takes
@@ -75,8 +72,7 @@ impl Draft<'_> {
             }
             Removal::Unreleased if remediation.deleting && node.facts.ready == Status::True => {
                 self.tell(Tale::Cancelled);
-                self.clean_up();
-                Ok(())
+                self.clean_up()
             }
             Removal::Unreleased => {
                 self.hold(
@@ -162,33 +158,40 @@ impl Draft<'_> {
     }
 
     /// The node is in another boot: its kubelet ends the pods, and says so by removing them.
-    fn remove_gracefully(&mut self, node: &NodeSeen) {
+    fn remove_gracefully(&mut self, node: &NodeSeen) -> Result<(), RemediationError> {
         if node.out_of_service.is_some() {
             // It would detach volumes that are mounted again.
             self.step(Step::RemoveOutOfService);
             self.plan.next = Next::Again;
-            return;
+            return Ok(());
         }
         let name = node.facts.name.as_str();
         let pods = pods_to_delete_gracefully(name, self.ordered_at(), &self.seen.pods);
         if !pods.is_empty() {
             self.step(Step::DeletePods { pods, force: false });
         }
+        if self.old_pods().next().is_none() {
+            self.finish();
+            return Ok(());
+        }
         // Whoever asked for the remediation takes it back because the node is well: a pod that does not end, though it
-        // was told to, is its kubelet's business now.
+        // was told to, is its kubelet's business now. That is no success of the remediation.
         let taken_back = self.seen.remediation.deleting && node.facts.ready == Status::True;
         let is_told = |pod: &Pod| pod.metadata.deletion_timestamp.is_some();
-        if self.old_pods().all(|pod| taken_back && is_told(pod)) {
-            self.finish();
-        } else {
-            self.explain(tell::GRACEFUL);
-            self.plan.next = Next::After(GRACEFUL_POLL);
+        if taken_back && self.old_pods().all(is_told) {
+            return self.clean_up();
         }
+        self.explain(tell::GRACEFUL);
+        self.plan.next = Next::After(GRACEFUL_POLL);
+        Ok(())
     }
 
     fn finish(&mut self) {
         self.phase(snr::PHASE_FENCING_COMPLETED);
-        self.stage(Stage::Finished, snr::REASON_FINISHED_SUCCESSFULLY, "");
+        // What the release rested on stays to be read when the events are gone.
+        let released = self.seen.times.as_ref().and_then(|times| times.released);
+        let message = released.map_or("", |released| tell::released(released.by));
+        self.stage(Stage::Finished, snr::REASON_FINISHED_SUCCESSFULLY, message);
         self.plan.after.push(Step::Tell(Tale::WorkloadFreed));
         self.plan.next = if self.seen.remediation.deleting {
             Next::Again

@@ -19,8 +19,7 @@ impl Draft<'_> {
         let remediation = &self.seen.remediation;
         if remediation.deleting {
             // Without the finalizer nothing was begun; with it, nothing was ordered.
-            self.clean_up();
-            return Ok(());
+            return self.clean_up();
         }
         let Some(terms) = self.order_terms(node, config)? else {
             return Ok(());

@@ -368,7 +368,9 @@ fn a_remediation_that_is_taken_back_does_not_wait_for_a_stuck_pod() {
             &seen(object(&released), back.clone(), vec![agent_pod(), pod]),
             now(),
         );
-        plan.status.phase.unwrap() == snr::PHASE_FENCING_COMPLETED
+        let success = status(&plan, contract::SUCCEEDED);
+        assert_ne!(success, "True", "an old container may still run");
+        matches!(plan.steps.last(), Some(Step::RemoveFinalizer))
     };
     assert!(after(true, true));
     assert!(!after(true, false), "it has to be told to end first");
@@ -391,6 +393,13 @@ fn a_node_that_is_off_loses_all_its_pods() {
     assert_eq!(
         (status(&plan, "Processing"), status(&plan, "Succeeded")),
         ("False".into(), "True".into())
+    );
+    let conditions = plan.status.conditions.as_deref().unwrap_or_default();
+    let processing = conditions::get(conditions, contract::PROCESSING).unwrap();
+    assert!(
+        processing.message.contains("the time has passed"),
+        "what it rested on stays to be read: {}",
+        processing.message
     );
 }
 
@@ -520,6 +529,25 @@ fn deleting(mut change: Value) -> Value {
         &json!({"metadata": {"deletionTimestamp": "2026-01-01T09:59:59Z"}}),
     );
     change
+}
+
+/// Its taints are somewhere, and would stay there for ever.
+#[test]
+fn a_deleted_remediation_stays_while_nobody_knows_its_node() {
+    let timed_out = json!({"metadata": {"annotations": {contract::NHC_TIMED_OUT_ANNOTATION: DAY}}});
+    for (phase, change) in [
+        (snr::PHASE_FENCING_COMPLETED, json!({})),
+        (snr::PHASE_PRE_REBOOT_COMPLETED, timed_out),
+    ] {
+        let mut remediation = deleting(in_phase(phase, RELEASED));
+        merge(&mut remediation, &change);
+        let mut seen = seen(object(&remediation), node(&json!({})), vec![]);
+        seen.found = Found::Unresolved("the Machine m has no nodeRef".to_owned());
+        let plan = plan(&seen, now());
+        assert!(untold(&plan.steps).is_empty(), "{:?}", plan.steps);
+        let error = plan.status.last_error.unwrap();
+        assert!(error.contains("has no nodeRef"), "{error}");
+    }
 }
 
 #[test]
