@@ -12,8 +12,8 @@ use kube::{
     api::{ListParams, Patch, PatchParams},
 };
 use medik8s_api::{
-    SelfNodeRemediation, SelfNodeRemediationConfig,
-    names::{kubernetes, snr},
+    NodeHealthCheck, SelfNodeRemediation, SelfNodeRemediationConfig,
+    names::{kubernetes, nhc, snr},
 };
 use medik8s_harness::{
     Cluster, NODE_MONITOR_GRACE, NODE_MONITOR_PERIOD, Options, cluster,
@@ -176,6 +176,15 @@ impl Lab {
             self.remediations().await?.is_empty(),
             "a remediation is left"
         );
+        let checks: Api<NodeHealthCheck> = Api::all(self.cluster.admin());
+        for check in checks.list(&ListParams::default()).await? {
+            let conditions = check.status.and_then(|status| status.conditions);
+            let held = conditions.into_iter().flatten().find(|condition| {
+                let storm = [nhc::STORM_ACTIVE, nhc::STORM_COOLDOWN_ACTIVE];
+                storm.contains(&condition.type_.as_str()) && condition.status == "True"
+            });
+            ensure!(held.is_none(), "remediations are held back: {held:?}");
+        }
         Ok(())
     }
 

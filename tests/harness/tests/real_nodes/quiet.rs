@@ -6,7 +6,7 @@ use anyhow::ensure;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Api, ResourceExt as _, api::ListParams};
 use medik8s_api::names::snr;
-use medik8s_harness::{network::Cut, wait};
+use medik8s_harness::{NODE_MONITOR_PERIOD, network::Cut, wait};
 use tokio::time::sleep;
 
 use super::lab::{Lab, SLACK};
@@ -53,6 +53,8 @@ pub(crate) async fn api_server_down(lab: &mut Lab) -> anyhow::Result<()> {
     nobody_is_reset(lab, fatal(lab)).await?;
     lab.cluster.start_api_server().await?;
     lab.narrator.event("the API server is back");
+    // Until the node controller has looked, all nodes are Ready as before the outage.
+    sleep(NODE_MONITOR_PERIOD + Duration::from_secs(10)).await;
     undisturbed(lab, before).await
 }
 
