@@ -122,7 +122,7 @@ fn printer_columns_list_the_age_and_hide_only_what_is_meant_for_wide_output() {
             .collect();
         let expected: &[&str] = match kind.as_str() {
             "NodeHealthCheck" => &["Max Unhealthy", "Reason"],
-            "SelfNodeRemediation" => &["Assumed Rebooted", "Last Error"],
+            "SelfNodeRemediation" => &["Assumed Rebooted", "Message", "Last Error"],
             "NodeMaintenance" => &["Last Error"],
             "MachineDeletionRemediation" => &["Node Deletion Expected"],
             "MeatwareRemediation" => &["Challenge", "Requested"],

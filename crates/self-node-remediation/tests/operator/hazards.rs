@@ -1,6 +1,6 @@
 //! What two writers could do to each other: two managers, late requests, somebody else's taints.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use medik8s_api::SelfNodeRemediation;
@@ -8,7 +8,7 @@ use medik8s_api::names::{kubernetes, snr};
 use medik8s_api::self_node_remediation::{RemediationStrategy, SelfNodeRemediationConfig};
 use medik8s_testing::build::{self, PodExt as _};
 use medik8s_testing::fake::{Failure, Fault};
-use medik8s_testing::wire::Recorded;
+use medik8s_testing::wire::{Answer, Recorded};
 
 use crate::lab::{Agents, BOUND, Lab, NAMESPACE, NODE};
 
@@ -334,4 +334,61 @@ async fn another_configuration_counts_for_nothing() {
     assert_eq!(lab.condition(NAMESPACE, NODE, snr::DISABLED), "True");
     assert_eq!(lab.taints(), []);
     assert!(lab.has_pods());
+}
+
+/// The manager's copy of the Nodes may lag: who is no Node any more has no vote, though its agent still answers.
+#[tokio::test]
+async fn h16_who_left_the_cluster_has_no_vote() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+    let manager = lab.manager().await;
+    lab.api
+        .intercept(|request: &Recorded| request.is_watch().then_some(Answer::Hang));
+    lab.api.drop_watches();
+    for name in ["a", "b"] {
+        lab.api.remove::<Node>(None, name);
+    }
+    for _ in 0..100 {
+        lab.pass(&manager).await;
+    }
+    assert_eq!(phase(&lab), snr::PHASE_PRE_REBOOT_COMPLETED);
+    assert!(lab.has_pods(), "one of three acknowledged: {}", lab.story());
+    manager.kill();
+}
+
+/// One that lands late was computed for an earlier moment.
+#[tokio::test]
+async fn an_order_that_is_not_answered_is_given_up_soon_and_made_anew() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+    let manager = lab.manager().await;
+    let is_order = |request: &Recorded| {
+        let body = request.body.to_string();
+        request.method == "PATCH" && body.contains(snr::PHASE_PRE_REBOOT_COMPLETED)
+    };
+    lab.api
+        .intercept(move |request: &Recorded| is_order(request).then_some(Answer::Hang));
+    let sent = |lab: &Lab| {
+        lab.api
+            .requests()
+            .iter()
+            .filter(|one| is_order(one))
+            .count()
+    };
+    let mut took = Duration::ZERO;
+    while sent(&lab) < 2 {
+        let begin = Instant::now();
+        lab.pass(&manager).await;
+        took = took.max(begin.elapsed());
+    }
+    assert!(took >= Duration::from_secs(4), "{took:?}");
+    assert!(took < Duration::from_secs(7), "{took:?}");
+    let made = lab.api.requests();
+    let times: Vec<_> = made
+        .iter()
+        .filter(|one| is_order(one))
+        .map(|one| one.body["status"]["timeAssumedRebooted"].clone())
+        .collect();
+    assert_ne!(times[0], times[1], "it is counted anew");
+    manager.kill();
 }
