@@ -215,8 +215,9 @@ proptest! {
         prop_assert_eq!(parse(&format(duration)), Ok(duration));
     }
 
+    // Four times as many hours are still less than the 2,562,047 that Go can hold.
     #[test]
-    fn parts_add_up(parts in prop::collection::vec((0u64..1_000_000, unit()), 1..5)) {
+    fn parts_add_up(parts in prop::collection::vec((0u64..600_000, unit()), 1..5)) {
         let text = parts.iter().map(|(value, unit)| format!("{value}{unit}")).collect::<Vec<_>>();
         let text = text.concat();
         let nanos: u64 = parts.iter().map(|(value, unit)| value * unit_nanos(unit).unwrap()).sum();
