@@ -1,6 +1,6 @@
 //! What two writers could do to each other: two managers, late requests, somebody else's taints.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use medik8s_api::SelfNodeRemediation;
@@ -377,7 +377,7 @@ async fn an_order_that_is_not_answered_is_given_up_soon_and_made_anew() {
     };
     let mut took = Duration::ZERO;
     while sent(&lab) < 2 {
-        let begin = Instant::now();
+        let begin = tokio::time::Instant::now();
         lab.pass(&manager).await;
         took = took.max(begin.elapsed());
     }
