@@ -316,15 +316,12 @@ pub async fn at_rest(cluster: &Cluster, nodes: u16, known: Known) -> anyhow::Res
     let requests = requests(cluster, AGENT, None, None, from, until)?.len();
     #[expect(clippy::cast_precision_loss, reason = "small counts")]
     let (count, requests) = (agents.len() as f64, requests as f64);
-    let mut median = |value: fn(&Usage) -> u64| -> anyhow::Result<(u64, u64)> {
+    let mut memory = |what: String, (original, goal), value: fn(&Usage) -> u64| {
         after.sort_by_key(value);
         let middle = after.get(after.len() / 2).context("no agents")?;
-        Ok((value(middle), after.last().map_or(0, value)))
-    };
-    let mut memory = |what: String, (original, goal), value| -> anyhow::Result<Row> {
-        let (middle, largest) = median(value)?;
-        let ours = format!("{} MiB (largest {})", mib(middle), mib(largest));
-        Ok(Row::new(what, original, goal, ours))
+        let largest = after.last().map_or(0, value);
+        let ours = format!("{} MiB (largest {})", mib(value(middle)), mib(largest));
+        anyhow::Ok(Row::new(what, original, goal, ours))
     };
     let [resident, anonymous] = known;
     let what = format!("agent idle, {nodes} nodes: RSS (PSS on a node of its own)");

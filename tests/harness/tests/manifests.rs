@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         ];
         // Discovery and OpenAPI are published a little later than the CRD is established.
         let said = wait::until("kubectl explain", PUBLISHED, async || {
-            Ok(target.kubectl(&explain, "").await.ok())
+            target.kubectl(&explain, "").await.map(Some)
         })
         .await?;
         ensure!(said.contains("DESCRIPTION"), "kubectl explain says: {said}");

@@ -10,7 +10,7 @@ use medik8s_testing::build::{self, PodExt as _};
 use medik8s_testing::fake::{Failure, Fault};
 use medik8s_testing::wire::{Answer, Recorded};
 
-use crate::lab::{Agents, BOUND, Lab, NAMESPACE, NODE};
+use crate::lab::{Agents, BOUND, Lab, NAMESPACE, NODE, is_order};
 
 const LATE: Duration = Duration::from_millis(300);
 
@@ -264,13 +264,6 @@ async fn h10_a_taint_that_somebody_adds_meanwhile_survives() {
 async fn h08_a_late_order_is_counted_from_its_sight() {
     let agents = Agents::start().await;
     let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
-    let is_order = |request: &Recorded| {
-        request.method == "PATCH"
-            && request
-                .body
-                .to_string()
-                .contains(snr::PHASE_PRE_REBOOT_COMPLETED)
-    };
     lab.api.inject(Fault::on(is_order, Failure::BreakAfter));
     let manager = lab.manager().await;
     lab.until(&manager, "freed", |lab| {
@@ -362,12 +355,8 @@ async fn an_order_that_is_not_answered_is_given_up_soon_and_made_anew() {
     let agents = Agents::start().await;
     let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
     let manager = lab.manager().await;
-    let is_order = |request: &Recorded| {
-        let body = request.body.to_string();
-        request.method == "PATCH" && body.contains(snr::PHASE_PRE_REBOOT_COMPLETED)
-    };
     lab.api
-        .intercept(move |request: &Recorded| is_order(request).then_some(Answer::Hang));
+        .intercept(|request: &Recorded| is_order(request).then_some(Answer::Hang));
     let sent = |lab: &Lab| {
         lab.api
             .requests()
@@ -383,8 +372,8 @@ async fn an_order_that_is_not_answered_is_given_up_soon_and_made_anew() {
     }
     assert!(took >= Duration::from_secs(4), "{took:?}");
     assert!(took < Duration::from_secs(7), "{took:?}");
-    let made = lab.api.requests();
-    let times: Vec<_> = made
+    let requests = lab.api.requests();
+    let times: Vec<_> = requests
         .iter()
         .filter(|one| is_order(one))
         .map(|one| one.body["status"]["timeAssumedRebooted"].clone())

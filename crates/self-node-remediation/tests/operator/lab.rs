@@ -142,6 +142,15 @@ fn answer(world: &World, question: &HealthRequest) -> Result<HealthResponse, ton
     })
 }
 
+/// Whether the request would put an order in place.
+pub(crate) fn is_order(request: &Recorded) -> bool {
+    request.method == "PATCH"
+        && request
+            .body
+            .to_string()
+            .contains(snr::PHASE_PRE_REBOOT_COMPLETED)
+}
+
 fn start() -> Timestamp {
     build::at(10_000)
 }
@@ -266,9 +275,7 @@ impl Lab {
         let wrong = Arc::clone(&self.wrong);
         self.api.intercept(move |request: &Recorded| {
             let body = request.body.to_string();
-            let is_order =
-                request.method == "PATCH" && body.contains(snr::PHASE_PRE_REBOOT_COMPLETED);
-            if is_order && !body.contains("timeAssumedRebooted") {
+            if is_order(request) && !body.contains("timeAssumedRebooted") {
                 wrong
                     .lock()
                     .unwrap()
