@@ -44,6 +44,8 @@ pub struct Armed {
     pub timeout: Duration,
     /// Set when the wanted timeout could not be set.
     pub timeout_refused: Option<String>,
+    /// Devices that come first but cannot be used, each with the reason.
+    pub passed_over: Vec<(PathBuf, String)>,
 }
 
 impl fmt::Debug for Armed {
@@ -52,6 +54,7 @@ impl fmt::Debug for Armed {
             .field("device", self.device.info())
             .field("timeout", &self.timeout)
             .field("timeout_refused", &self.timeout_refused)
+            .field("passed_over", &self.passed_over)
             .finish()
     }
 }
@@ -207,19 +210,11 @@ impl Search<'_> {
             }
         };
         let Some(wanted) = self.request.timeout.filter(|wanted| *wanted != current) else {
-            return Ok(Ok(Armed {
-                device,
-                timeout: current,
-                timeout_refused: None,
-            }));
+            return Ok(Ok(self.armed(device, current, None)));
         };
         if !device.info().takes_timeout() {
             let refused = "the driver has a fixed timeout".to_owned();
-            return Ok(Ok(Armed {
-                device,
-                timeout: current,
-                timeout_refused: Some(refused),
-            }));
+            return Ok(Ok(self.armed(device, current, Some(refused))));
         }
         if !self.permitted() {
             // Left running: its reset is what an ended permit means.
@@ -229,26 +224,32 @@ impl Search<'_> {
             Ok(taken) if taken > Duration::ZERO => {
                 let refused = (taken != wanted)
                     .then(|| format!("the driver took {} s instead", taken.as_secs()));
-                Ok(Armed {
-                    device,
-                    timeout: taken,
-                    timeout_refused: refused,
-                })
+                Ok(self.armed(device, taken, refused))
             }
             Ok(_) => Err(self.give_back(device, "the driver reports no timeout")),
             Err(error) => {
                 let refused = Some(describe(&error));
                 // The driver may have taken the value although the answer is an error.
                 match device.timeout() {
-                    Ok(now) if now > Duration::ZERO => Ok(Armed {
-                        device,
-                        timeout: now,
-                        timeout_refused: refused,
-                    }),
+                    Ok(now) if now > Duration::ZERO => Ok(self.armed(device, now, refused)),
                     Ok(_) | Err(_) => Err(self.give_back(device, "the timeout is unknown")),
                 }
             }
         })
+    }
+
+    fn armed(
+        &mut self,
+        device: Box<dyn WatchdogDevice>,
+        timeout: Duration,
+        timeout_refused: Option<String>,
+    ) -> Armed {
+        Armed {
+            device,
+            timeout,
+            timeout_refused,
+            passed_over: std::mem::take(&mut self.report.tried),
+        }
     }
 
     /// Ends the use of a device that was opened for nothing.

@@ -51,6 +51,8 @@ struct Inner {
     earlier: OnceLock<PathBuf>,
     /// The device in use.
     used: OnceLock<PathBuf>,
+    /// Those that come before it but cannot be used, each with the reason.
+    passed_over: OnceLock<Vec<(PathBuf, String)>>,
     clock: Clock,
     inbox: Sender,
     /// End of the permit in nanoseconds since boot.
@@ -77,6 +79,7 @@ impl Device {
             path,
             earlier: OnceLock::new(),
             used: OnceLock::new(),
+            passed_over: OnceLock::new(),
             clock,
             inbox,
             feed_until: AtomicU64::new(0),
@@ -94,6 +97,11 @@ impl Device {
     /// The device in use, once one is open.
     pub fn used(&self) -> Option<&PathBuf> {
         self.0.used.get()
+    }
+
+    /// Devices that come before the one in use but cannot be used, each with the reason.
+    pub fn passed_over(&self) -> &[(PathBuf, String)] {
+        self.0.passed_over.get().map_or(&[], Vec::as_slice)
     }
 
     fn feeder(&self) -> MutexGuard<'_, Option<Feeder>> {
@@ -156,6 +164,7 @@ impl Device {
     fn start(&self, armed: medik8s_watchdog::Armed) -> Evidence {
         let info = armed.device.info().clone();
         self.0.used.get_or_init(|| info.path.clone());
+        self.0.passed_over.get_or_init(|| armed.passed_over);
         if let Some(reason) = &armed.timeout_refused {
             tracing::warn!(device = %info, reason, "the configured watchdog timeout is not in force");
         }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use medik8s_runtime::clock::Clock;
 use medik8s_watchdog::Notice as FeederNotice;
 use self_node_remediation_core::agent::{
-    Command, Evidence, Listed, Recorded, Settings as Rules, State, next_wake, step,
+    Command, Evidence, Listed, Notice, Recorded, Settings as Rules, State, next_wake, step,
 };
 use self_node_remediation_core::announcement::{Announcement, Relayed, StoppedFeeding};
 use self_node_remediation_core::ids::{NodeName, Uid};
@@ -366,9 +366,19 @@ impl Driver {
                         self.tasks.spawn(last);
                     }
                 }
-                Command::Tell(notice) => self.parts.teller.tell(&notice),
+                Command::Tell(notice) => self.tell(&notice),
                 Command::Exit => self.ends = true,
             }
+        }
+    }
+
+    fn tell(&self, notice: &Notice) {
+        let Parts { teller, device, .. } = &self.parts;
+        teller.tell(notice);
+        if let (Notice::Armed { .. }, Some(used), [_, ..]) =
+            (notice, device.used(), device.passed_over())
+        {
+            teller.watchdog_passed_over(used, device.passed_over());
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Some phrases are looked for by existing end-to-end suites; they stand here as constants.
 
+use std::path::{Path, PathBuf};
+
 use k8s_openapi::api::core::v1::ObjectReference;
 use medik8s_api::names::snr::EVENT_NODE_REBOOT;
 use medik8s_runtime::events::{self, Recorder};
@@ -60,12 +62,19 @@ impl Teller {
             Notice::Armed { timeout } => tracing::info!(timeout, "the watchdog is armed"),
             Notice::NoWatchdog => self.no_watchdog(),
             Notice::Fencing(reason) => self.fencing(reason),
-            Notice::CannotReboot => {
-                let message = "this node must reboot but cannot: it has no usable watchdog, and \
-                               isSoftwareRebootEnabled is false in the SelfNodeRemediationConfig";
+            Notice::CannotReboot { watchdog_failed } => {
+                let why = if *watchdog_failed {
+                    "its watchdog has not reset it in time"
+                } else {
+                    "it has no usable watchdog"
+                };
+                let message = format!(
+                    "this node must reboot but cannot: {why}, and isSoftwareRebootEnabled is false in the \
+                     SelfNodeRemediationConfig"
+                );
                 tracing::error!("{message}");
                 self.recorder
-                    .warning(&self.own_node(), "CannotReboot", message);
+                    .warning(&self.own_node(), "CannotReboot", &message);
             }
             Notice::NoElectorate => {
                 let message = "this node knows fewer worker peers than minPeersForRemediation \
@@ -76,6 +85,23 @@ impl Teller {
                     .warning(&self.own_node(), "TooFewPeers", message);
             }
         }
+    }
+
+    /// Another device than the first choice guards this node.
+    pub fn watchdog_passed_over(&self, used: &Path, passed_over: &[(PathBuf, String)]) {
+        let others: Vec<String> = passed_over
+            .iter()
+            .map(|(path, why)| format!("{} cannot be used ({why})", path.display()))
+            .collect();
+        let message = format!(
+            "this node is guarded by the watchdog {}, because {}. Check whether another program such as systemd \
+             (RuntimeWatchdogSec) or sbd holds it; the change is made when the node reboots",
+            used.display(),
+            others.join(", ")
+        );
+        tracing::warn!("{message}");
+        self.recorder
+            .warning(&self.own_node(), "WatchdogPassedOver", &message);
     }
 
     fn no_watchdog(&self) {

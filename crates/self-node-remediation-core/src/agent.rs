@@ -361,6 +361,8 @@ struct Nodes {
     next: BootInstant,
     running: Option<BootInstant>,
     latest: Option<Arc<Table>>,
+    /// The next list is the one that follows a change.
+    again: bool,
 }
 
 /// What people were told, so that they are told once.

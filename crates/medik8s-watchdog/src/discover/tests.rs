@@ -158,6 +158,7 @@ fn the_configured_device_comes_first() {
     let (host, _) = host(&[("/dev/watchdog", old), ("/dev/watchdog1", GOOD)]);
     let armed = arm(&host, &request(None)).unwrap();
     assert_eq!(path_of(&armed), "/dev/watchdog");
+    assert_eq!(armed.passed_over, []);
     assert_eq!(
         (armed.timeout, armed.timeout_refused),
         (Duration::from_mins(1), None)
@@ -215,10 +216,13 @@ fn a_busy_device_leads_to_another_one() {
         ..GOOD
     };
     let (host, _) = host(&[("/dev/watchdog", busy.clone()), ("/dev/watchdog1", GOOD)]);
-    assert_eq!(
-        path_of(&arm(&host, &request(None)).unwrap()),
-        "/dev/watchdog1"
-    );
+    let armed = arm(&host, &request(None)).unwrap();
+    assert_eq!(path_of(&armed), "/dev/watchdog1");
+    let [(path, why)] = armed.passed_over.as_slice() else {
+        panic!("{armed:?}");
+    };
+    assert_eq!(path, Path::new("/dev/watchdog"));
+    assert!(why.contains("held by another process"), "{why}");
     let (host, _) = self::host(&[("/dev/watchdog", busy.clone()), ("/dev/watchdog0", busy)]);
     let none = arm(&host, &request(None)).unwrap_err();
     assert_eq!(none.tried.len(), 2);

@@ -84,15 +84,17 @@ impl Step<'_> {
                     timeout,
                 }));
         }
-        if !self.settings.software_reboot {
-            let armed = matches!(self.state.watchdog, Watchdog::Armed { .. });
-            if !armed && !fencing.told_cannot {
-                fencing.told_cannot = true;
-                self.rest.push(Command::Tell(Notice::CannotReboot));
-            }
-        } else if self.now >= fencing.software_at {
+        if self.now < fencing.software_at {
+            return;
+        }
+        if self.settings.software_reboot {
             fencing.software_at = self.now.plus(SOFTWARE_RETRY);
             self.rest.push(Command::SoftwareReboot);
+        } else if !fencing.told_cannot {
+            fencing.told_cannot = true;
+            let watchdog_failed = matches!(self.state.watchdog, Watchdog::Armed { .. });
+            self.rest
+                .push(Command::Tell(Notice::CannotReboot { watchdog_failed }));
         }
     }
 

@@ -1,4 +1,4 @@
-//! The peer table: a node list at start, every peerUpdateInterval, and two minutes after a change.
+//! The peer table: a node list at start, every peerUpdateInterval, and once two minutes after a change.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ const RETRY: Duration = Duration::from_mins(2);
 const FIRST_RETRY: Duration = Duration::from_secs(5);
 /// A list whose outcome was not reported by then has failed.
 pub(super) const DEADLINE: Duration = Duration::from_mins(2);
-/// After a change the table is read again, so that members which were too young for the manager become countable.
+/// After a change the table is read again, once, so that members which were too young for the manager become countable.
 const AFTER_CHANGE: Duration = Duration::from_mins(2);
 
 impl Step<'_> {
@@ -42,11 +42,14 @@ impl Step<'_> {
         let in_force = self.state.announcing.in_force().map(|value| &value.table);
         let changed = in_force.is_none_or(|known| !known.has_same_names(&table)) || table.has_young;
         let mut pause = self.jittered(self.settings.peer_update_interval);
-        if changed {
+        // Where nodes come and go all the time, each is a change.
+        let again = changed && !self.state.nodes.again;
+        if again {
             pause = pause.min(AFTER_CHANGE);
         }
         let state = &mut self.state;
         state.nodes.running = None;
+        state.nodes.again = again;
         state.nodes.next = self.now.plus(pause);
         state.nodes.latest = Some(Arc::new(table));
         self.announcement_seen(announced);

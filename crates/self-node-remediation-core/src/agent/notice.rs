@@ -41,8 +41,11 @@ pub enum Notice {
     NoWatchdog,
     /// Fencing has begun.
     Fencing(Reason),
-    /// Fencing has begun, but neither a watchdog nor software may reset this machine.
-    CannotReboot,
+    /// Fencing has begun, but no watchdog resets this machine, and software must not.
+    CannotReboot {
+        /// There is a watchdog, but it has not fired in time.
+        watchdog_failed: bool,
+    },
     /// Too few peers to fence ourselves for isolation.
     NoElectorate,
 }

@@ -133,6 +133,7 @@ impl State {
                 next: now,
                 running: None,
                 latest: None,
+                again: false,
             },
             ending: None,
             recorded: None,

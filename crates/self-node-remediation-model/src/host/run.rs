@@ -367,7 +367,7 @@ impl Run<'_> {
             | Notice::ContactRegained
             | Notice::RoundUndecided { .. }
             | Notice::NoWatchdog
-            | Notice::CannotReboot
+            | Notice::CannotReboot { .. }
             | Notice::NoElectorate => return,
         };
         self.told.push(text.to_owned());

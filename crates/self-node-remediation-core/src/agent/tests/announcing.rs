@@ -346,3 +346,22 @@ fn a_different_announcement_waits_for_one_of_unknown_outcome() {
     let sent = world.last(|command| matches!(command, Command::PublishAnnouncement { announcement, .. } if announcement.workers == 3));
     assert!(sent.unwrap() >= unknown.plus(secs(59)));
 }
+
+/// A change is announced, and once more two minutes later; then the interval passes (section 5).
+#[test]
+fn where_nodes_come_and_go_all_the_time_an_interval_has_two_announcements() {
+    let mut world = armed(settings(), &["a"]);
+    let sent = |world: &World| {
+        world.count(|command| matches!(command, Command::PublishAnnouncement { .. }))
+    };
+    let before = sent(&world);
+    let hours = 4;
+    for minute in 0..hours * 60 {
+        world.nodes.push(listed(&format!("n{minute}"), WORKER));
+        world.run(secs(60));
+    }
+    let intervals = usize::try_from(hours).unwrap() * 3600 / 900;
+    let sent = sent(&world) - before;
+    // An interval is shorter by its jitter, at most.
+    assert!((intervals..3 * intervals).contains(&sent), "{sent}");
+}

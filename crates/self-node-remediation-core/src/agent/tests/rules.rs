@@ -271,16 +271,37 @@ fn disabled_means_disabled() {
         0
     );
     assert_eq!(
-        world.count(|command| *command == Command::Tell(Notice::CannotReboot)),
+        world.count(|command| matches!(
+            command,
+            Command::Tell(Notice::CannotReboot {
+                watchdog_failed: false
+            })
+        )),
         1
     );
 
-    // With a watchdog that does not fire it stays starved.
+    // With a watchdog that does not fire it stays starved, and that is told when it should have fired.
     let mut world = armed(&["a"]);
     world.settings.software_reboot = false;
     world.device.as_mut().unwrap().running = false;
     world.orders.push(order("u1", Some("boot-1")));
     world.run(secs(600));
+    let at = |wanted: fn(&Command) -> bool| -> Vec<BootInstant> {
+        let all = world.log.iter().filter(|(_, command)| wanted(command));
+        all.map(|(at, _)| *at).collect()
+    };
+    let told = at(|command| {
+        matches!(
+            command,
+            Command::Tell(Notice::CannotReboot {
+                watchdog_failed: true
+            })
+        )
+    });
+    let starved = at(|command| matches!(command, Command::Starve { .. }));
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0] > starved[0].plus(secs(5)), "{starved:?} {told:?}");
+    assert!(told[0] <= starved[0].plus(secs(35)), "{starved:?} {told:?}");
     assert_eq!(
         world.count(|command| *command == Command::SoftwareReboot),
         0
