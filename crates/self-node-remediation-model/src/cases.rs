@@ -151,6 +151,23 @@ impl Case {
     }
 }
 
+/// A worker is removed; its agent still runs.
+const SHRINKS: [&[&str]; 2] = [&["a", "b"], &["b"]];
+/// A worker is added.
+const GROWS: [&[&str]; 2] = [&["a"], &["a", "b"]];
+/// A worker is replaced.
+const SWAPS: [&[&str]; 2] = [&["a"], &["b"]];
+
+/// The whole space of one change of the nodes, and nothing that goes wrong but the network.
+fn changes() -> [Case; 3] {
+    [
+        ("a worker is added", GROWS),
+        ("a worker is removed", SHRINKS),
+        ("a worker is replaced", SWAPS),
+    ]
+    .map(|(name, lists)| Case::of(Setup::changing(name, &lists), 3_000_000))
+}
+
 /// One search per broken rule.
 pub fn broken() -> Vec<Case> {
     let world = |rule: Rule, setup: Setup| {
@@ -197,6 +214,8 @@ pub fn broken() -> Vec<Case> {
             one().fault(Fault::PeerReboot, 1),
         ),
         world(Rule::QuorumOfPresentNodes, Setup::other_table("")),
+        world(Rule::NewTableCounts, Setup::changing("", &SHRINKS)),
+        world(Rule::OldTableCounts, Setup::changing("", &GROWS)),
         world(Rule::FreedWithoutBound, Setup::alone("")),
         other(
             Rule::MemorySpeaks,
@@ -213,7 +232,7 @@ pub fn broken() -> Vec<Case> {
 pub fn small() -> Vec<Case> {
     let most = 700_000;
     let one = |name| Setup::workers(name, 1);
-    vec![
+    let mut cases = vec![
         Case::of(one("1 peer, the network only"), most),
         Case::of(one("1 peer, one death").fault(Fault::Kill, 1), most),
         Case::of(
@@ -240,7 +259,9 @@ pub fn small() -> Vec<Case> {
         Case::outage(3, 1, false, most),
         Case::outage(4, 0, true, most),
         effects(),
-    ]
+    ];
+    cases.extend(changes());
+    cases
 }
 
 fn effects() -> Case {
@@ -255,6 +276,7 @@ fn effects() -> Case {
 /// All rules as they are, with every fault of the model, each search up to `most` states.
 pub fn full(most: usize) -> Vec<Case> {
     let mut cases = vec![effects()];
+    cases.extend(changes());
     for peers in 1..=3u8 {
         let setup = |name: &str| {
             let name = format!("{peers} peers, {name}");
@@ -335,6 +357,35 @@ pub fn full(most: usize) -> Vec<Case> {
             Setup::other_table("another table than the manager's, death, return")
                 .fault(Fault::Kill, 1)
                 .fault(Fault::Return, 1),
+            most,
+        ),
+        Case::of(
+            Setup::changing("a worker is added, death", &GROWS).fault(Fault::Kill, 1),
+            most,
+        ),
+        Case::of(
+            Setup::changing("a worker is removed, return", &SHRINKS).fault(Fault::Return, 1),
+            most,
+        ),
+        Case::of(
+            Setup::changing("a worker is replaced, a lost announcement", &SWAPS)
+                .fault(Fault::LostAnnouncement, 1),
+            most.max(6_000_000),
+        ),
+        Case::of(
+            Setup::changing(
+                "a worker is added and removed, a lost announcement",
+                &[&["a"], &["a", "b"], &["b"]],
+            )
+            .fault(Fault::LostAnnouncement, 1),
+            most,
+        ),
+        Case::of(
+            Setup::changing(
+                "two workers become one other, late write",
+                &[&["a", "b"], &["c"]],
+            )
+            .fault(Fault::Late, 3),
             most,
         ),
         Case::of(

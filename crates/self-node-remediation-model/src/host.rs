@@ -5,9 +5,10 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use self_node_remediation_core::agent::{Recorded, Settings, State};
 use self_node_remediation_core::announcement::{Announcement, StoppedFeeding};
-use self_node_remediation_core::table::ListedNode;
+use self_node_remediation_core::table::{ListedNode, Role};
 use self_node_remediation_core::time::BootInstant;
 
 use crate::rules::Rule;
@@ -24,10 +25,12 @@ use run::Run;
 pub struct Machine {
     /// The agent's settings, in boot 1.
     pub settings: Settings,
+    /// What kind of node it is.
+    pub role: Role,
     /// Names of its peers, by number.
     pub peers: Vec<&'static str>,
-    /// The node list that it gets.
-    pub nodes: Vec<ListedNode>,
+    /// The node lists that it gets, in the order in which they become true.
+    pub lists: Vec<NodeList>,
     /// The watchdog's timeout in seconds.
     pub watchdog: u64,
     /// The shortest timeout that the driver takes.
@@ -40,6 +43,15 @@ pub struct Machine {
     pub broken: Option<Rule>,
 }
 
+/// All nodes, as the API server lists them from some moment on.
+#[derive(Debug, Clone)]
+pub struct NodeList {
+    /// The nodes, x among them.
+    pub nodes: Vec<ListedNode>,
+    /// The server's time of the list.
+    pub stamp: Timestamp,
+}
+
 /// The machine now.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Host {
@@ -49,6 +61,8 @@ pub struct Host {
     pub up: bool,
     /// The containers of the workload may run.
     pub pods: bool,
+    /// The node list that its agent got last, by number.
+    pub list: u8,
     process: Option<Process>,
     record: Option<Recorded>,
     device: Device,
@@ -107,6 +121,7 @@ impl Host {
             boot,
             up: true,
             pods: false,
+            list: 0,
             process: None,
             record: None,
             device: Device {

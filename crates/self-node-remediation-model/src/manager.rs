@@ -7,7 +7,9 @@ use medik8s_core::conditions::Status;
 use self_node_remediation_core::announcement::{Announcement, StoppedFeeding};
 use self_node_remediation_core::budget;
 use self_node_remediation_core::order::{Phase, Remediation};
-use self_node_remediation_core::release::{self, AgentPods, Missing, Node, OrderTerms, OrderTimes};
+use self_node_remediation_core::release::{
+    self, AgentPods, Missing, Node, OrderTerms, OrderTimes, Peer as ListedPeer,
+};
 
 use crate::rules::Rule;
 use crate::setup::Setup;
@@ -35,6 +37,8 @@ pub struct Cluster {
     pub kubelet_boot: u8,
     /// Who has acknowledged, as bits. The manager's memory.
     pub acknowledged: u8,
+    /// The node list that is true now, by number.
+    pub list: u8,
     /// How it ended.
     pub freed: Option<Freed>,
 }
@@ -128,8 +132,14 @@ impl Cluster {
             late: None,
             kubelet_boot: 1,
             acknowledged: 0,
+            list: 0,
             freed: None,
         }
+    }
+
+    /// All nodes as the manager lists them now.
+    fn listed<'a>(&self, setup: &'a Setup) -> &'a [ListedPeer] {
+        &setup.listed[usize::from(self.list)]
     }
 
     /// What a list shows.
@@ -170,7 +180,7 @@ impl Cluster {
                 said.stamp = wall()
                     .checked_add(Duration::from_hours(1))
                     .unwrap_or(said.stamp);
-                said.workers = u32::try_from(setup.listed.len()).unwrap_or(u32::MAX);
+                said.workers = u32::try_from(self.listed(setup).len()).unwrap_or(u32::MAX);
             }
         }
         let mut kubelet_boot = self.kubelet_boot;
@@ -190,12 +200,7 @@ impl Cluster {
             reboot_capable: true,
             published_watchdog: None,
             last_words: self.words.clone(),
-            control_plane: setup.machine.settings.own.node.as_str() == "x"
-                && setup
-                    .machine
-                    .nodes
-                    .iter()
-                    .any(|listed| listed.name == node("x") && listed.role.control_plane),
+            control_plane: setup.machine.role.control_plane,
             agent: AgentPods::Ours,
         }
     }
@@ -203,7 +208,7 @@ impl Cluster {
     fn terms(&self, setup: &Setup, ready: bool) -> Result<OrderTerms, Missing> {
         let node = self.node(setup, ready);
         let timing = &setup.machine.settings.timing;
-        release::terms(&node, timing, &[], setup.listed.len(), None)
+        release::terms(&node, timing, &[], self.listed(setup).len(), None)
             .unwrap_or(Err(Missing::Announcement))
     }
 

@@ -26,6 +26,8 @@ pub enum Rule {
     SlowReadClears,
     SpeaksBeforeFirstRead,
     QuorumOfPresentNodes,
+    NewTableCounts,
+    OldTableCounts,
     FreedWithoutBound,
     MemorySpeaks,
 }
@@ -116,6 +118,14 @@ impl Rule {
             Self::QuorumOfPresentNodes => (
                 "H16",
                 "The quorum is counted over the nodes that exist now, not over the table of the node.",
+            ),
+            Self::NewTableCounts => (
+                "H16",
+                "A table counts as soon as it was listed: who is only in the table that is still announced is not asked for.",
+            ),
+            Self::OldTableCounts => (
+                "H16",
+                "Until the list after its announcement, only the table before counts.",
             ),
             Self::FreedWithoutBound => (
                 "H17",

@@ -9,7 +9,7 @@ use self_node_remediation_core::order::Own;
 use self_node_remediation_core::release::Peer as ListedPeer;
 use self_node_remediation_core::table::{ListedNode, Role};
 
-use crate::host::Machine;
+use crate::host::{Machine, NodeList};
 use crate::rules::Rule;
 use crate::view::{TICK, WALL, boot_id, node, wall};
 
@@ -58,6 +58,8 @@ pub enum Fault {
     SlowClock,
     /// An announcement of X has no known outcome.
     LostAnnouncement,
+    /// Nodes are added or removed: the next list is true from now on.
+    NodesChange,
 }
 
 /// How often each fault may still happen.
@@ -90,8 +92,8 @@ pub struct Setup {
     pub name: &'static str,
     /// Node x.
     pub machine: Machine,
-    /// All nodes as the manager lists them.
-    pub listed: Vec<ListedPeer>,
+    /// All other nodes as the manager lists them, in the order in which the lists become true.
+    pub listed: Vec<Vec<ListedPeer>>,
     /// How many of [`NAMES`] run agents.
     pub peers: u8,
     /// What may happen.
@@ -110,7 +112,7 @@ impl Setup {
         Self {
             name,
             machine: machine("x", WORKER, names, nodes.clone()),
-            listed: nodes.into_iter().map(ours).collect(),
+            listed: vec![all_ours(nodes)],
             peers,
             left: Left::default(),
             reserve: false,
@@ -127,7 +129,7 @@ impl Setup {
         ];
         Self {
             machine: machine("x", CONTROL_PLANE, &NAMES, nodes.clone()),
-            listed: nodes.into_iter().map(ours).collect(),
+            listed: vec![all_ours(nodes)],
             ..Self::workers(name, 3)
         }
     }
@@ -138,9 +140,43 @@ impl Setup {
         young.created = Some(wall());
         Self {
             machine: machine("x", WORKER, &["a", "b"], vec![listed("a", WORKER)]),
-            listed: vec![ours(young)],
+            listed: vec![all_ours(vec![young])],
             ..Self::workers(name, 2)
         }
+    }
+
+    /// A worker whose peers are the first of these lists, and each time that nodes change the next one. Whoever is not in
+    /// the first one was created after it.
+    pub fn changing(name: &'static str, lists: &[&[&'static str]]) -> Self {
+        let mut setup = Self::workers(name, NAMES.len().try_into().unwrap_or(u8::MAX));
+        setup.peers = (0u8..)
+            .zip(NAMES)
+            .filter(|(_, name)| lists.iter().any(|list| list.contains(name)))
+            .fold(0, |most, (index, _)| most.max(index + 1));
+        setup.machine.peers.truncate(usize::from(setup.peers));
+        let first = lists.first().copied().unwrap_or_default();
+        let worker = |name: &&'static str| {
+            let mut node = listed(name, WORKER);
+            if !first.contains(name) {
+                node.created = Timestamp::from_second(WALL - 500).ok();
+            }
+            node
+        };
+        let of = |list: &&[&'static str]| -> Vec<ListedNode> { list.iter().map(worker).collect() };
+        setup.listed = lists.iter().map(|list| all_ours(of(list))).collect();
+        setup.machine.lists = lists
+            .iter()
+            .map(|list| NodeList {
+                nodes: of(list).into_iter().chain([listed("x", WORKER)]).collect(),
+                stamp: wall(),
+            })
+            .collect();
+        if let Some(before) = setup.machine.lists.first_mut() {
+            // Older than whoever came later.
+            before.stamp = Timestamp::from_second(WALL - 1000).unwrap_or(before.stamp);
+        }
+        let changes = lists.len().saturating_sub(1).try_into().unwrap_or(u64::MAX);
+        setup.fault(Fault::NodesChange, changes)
     }
 
     /// X knows no other worker.
@@ -196,11 +232,12 @@ pub fn listed(name: &str, role: Role) -> ListedNode {
     }
 }
 
-fn ours(listed: ListedNode) -> ListedPeer {
-    ListedPeer {
+fn all_ours(nodes: Vec<ListedNode>) -> Vec<ListedPeer> {
+    let ours = |listed| ListedPeer {
         listed,
         our_agent: true,
-    }
+    };
+    nodes.into_iter().map(ours).collect()
 }
 
 /// The limits of the model: a check period of two steps, one failed check, two steps for a peer round within the grace
@@ -228,6 +265,7 @@ pub fn machine(
 ) -> Machine {
     nodes.push(listed(name, role));
     Machine {
+        role,
         settings: Settings {
             own: Own {
                 node: node(name),
@@ -237,11 +275,14 @@ pub fn machine(
             min_peers: 1,
             software_reboot: false,
             watchdog_timeout: None,
-            // No list but those at the start: a table changes in its own searches only.
+            // No list but those at the start; where nodes change, a list comes at any moment.
             peer_update_interval: Duration::MAX,
         },
         peers: peers.to_vec(),
-        nodes,
+        lists: vec![NodeList {
+            nodes,
+            stamp: wall(),
+        }],
         watchdog: 10,
         least: 10,
         can_disarm: true,

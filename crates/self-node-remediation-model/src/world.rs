@@ -213,7 +213,13 @@ impl World {
                 Some(self.x(state, Input::Read { index, view }))
             }
             Action::XReadsItself(index) => Some(self.x(state, Input::Read { index, view: None })),
-            Action::XNodes => Some(self.x(state, Input::Nodes)),
+            Action::NodesChange => {
+                quiet(self.change_by(state, action, |cluster, _| cluster.list += 1))
+            }
+            Action::XNodes => {
+                let list = self.cluster(state).list;
+                Some(self.x(state, Input::Nodes { list }))
+            }
             Action::XAnnounces { lands, heard } => {
                 let announcement = self.host(state).asked.announcement.clone();
                 let state = self.change(state, |cluster| {

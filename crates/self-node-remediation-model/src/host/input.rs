@@ -19,7 +19,10 @@ pub enum Input {
         view: Option<View>,
     },
     /// The node list is answered.
-    Nodes,
+    Nodes {
+        /// Which of them.
+        list: u8,
+    },
     /// The announcement's outcome is heard.
     Announced {
         /// Whether the API server said that it has taken it.

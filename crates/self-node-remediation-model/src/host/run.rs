@@ -11,7 +11,7 @@ use self_node_remediation_core::verdict::Said;
 
 use super::{Asked, Host, Input, Machine, Pace, Process, Word};
 use crate::rules::Rule;
-use crate::view::{NOW, TICK, View, list, node, uptime, wall};
+use crate::view::{NOW, TICK, View, list, node, uptime};
 
 /// A random number for which every jittered pause is the whole pause.
 const CHANCE: u64 = 2622;
@@ -30,15 +30,7 @@ impl Run<'_> {
         match input {
             Input::Tick { kill } => self.tick(kill),
             Input::Read { index, view } => self.read(index, view),
-            Input::Nodes => {
-                self.host.asked.nodes = false;
-                let announced = None;
-                self.give(Evidence::Nodes {
-                    nodes: self.machine.nodes.clone(),
-                    stamp: wall(),
-                    announced,
-                });
-            }
+            Input::Nodes { list } => self.nodes(list),
             Input::Announced { accepted } => {
                 self.host.asked.announcement = None;
                 // There is one announcement under way at most, and it is the present one.
@@ -183,11 +175,26 @@ impl Run<'_> {
             self.host.device.open = true;
             self.host.device.last_ping = self.now;
         }
-        let knows_its_table = self.host.record.is_some();
+        let knows_its_table = self.host.record.is_some() && self.machine.lists.len() == 1;
         self.give(Evidence::Tick);
         if knows_its_table && self.host.asked.nodes {
             // The table is that of the record. When it is listed again makes no difference as long as it is the same.
-            self.take(Input::Nodes);
+            self.nodes(0);
+        }
+    }
+
+    fn nodes(&mut self, list: u8) {
+        self.host.asked.nodes = false;
+        self.host.list = list;
+        let listed = &self.machine.lists[usize::from(list)];
+        // A list after a change is asked for again two minutes later. It may as well come at once: then no timer runs.
+        let times = if self.machine.lists.len() > 1 { 2 } else { 1 };
+        for _ in 0..times {
+            self.give(Evidence::Nodes {
+                nodes: listed.nodes.clone(),
+                stamp: listed.stamp,
+                announced: None,
+            });
         }
     }
 
@@ -226,10 +233,15 @@ impl Run<'_> {
             Word::Silent => Said::Silent,
         };
         self.host.asked.peers &= !(1 << peer);
-        let everybody =
-            self.machine.broken == Some(Rule::AnyApiErrorCounts) && said == Said::ApiError;
         for (index, name) in (0u8..).zip(&self.machine.peers) {
-            if index == peer || everybody {
+            let counts_too = said == Said::ApiError
+                && match self.machine.broken {
+                    Some(Rule::AnyApiErrorCounts) => true,
+                    Some(Rule::NewTableCounts) => !self.is_in_a_table(name, false),
+                    Some(Rule::OldTableCounts) => !self.is_in_a_table(name, true),
+                    Some(_) | None => false,
+                };
+            if index == peer || counts_too {
                 self.give(Evidence::PeerAnswer {
                     round: 1,
                     node: node(name),
@@ -237,6 +249,20 @@ impl Run<'_> {
                 });
             }
         }
+    }
+
+    /// Whether a worker is in the table that is announced and used, or else in the one that is to come.
+    fn is_in_a_table(&self, name: &str, announced: bool) -> bool {
+        let Some(state) = self.host.state() else {
+            return false;
+        };
+        let announcing = state.announcing();
+        let value = if announced {
+            announcing.in_force()
+        } else {
+            announcing.pending().or_else(|| announcing.in_force())
+        };
+        value.is_some_and(|value| value.table.workers.contains(&node(name)))
     }
 
     fn give(&mut self, evidence: Evidence) {

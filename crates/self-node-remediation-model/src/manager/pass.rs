@@ -65,7 +65,7 @@ impl Cluster {
             assumed_rebooted: Some(order.assumed),
             times: times.as_ref(),
             node: &facts,
-            peers: &setup.listed,
+            peers: self.listed(setup),
             acknowledged: &acknowledged,
             asked: true,
             // This manager has looked since long ago, and nothing here is released by the storm guard.

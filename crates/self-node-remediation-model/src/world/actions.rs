@@ -15,6 +15,7 @@ pub enum Action {
     SlowTick,
     XReads(u8),
     XReadsItself(u8),
+    NodesChange,
     XNodes,
     XAnnounces { lands: bool, heard: bool },
     LateAnnouncement,
@@ -57,6 +58,7 @@ impl Action {
             Self::Delete => Some(Fault::Delete),
             Self::CreateAgain => Some(Fault::CreateAgain),
             Self::NewManager => Some(Fault::NewManager),
+            Self::NodesChange => Some(Fault::NodesChange),
             Self::SlowTick => Some(Fault::SlowClock),
             Self::XAnnounces { lands, heard } if !(lands && heard) => Some(Fault::LostAnnouncement),
             Self::Tick
@@ -103,6 +105,7 @@ impl Action {
                 "x",
                 "its own API server says it is ready, and the list is empty".to_owned(),
             ),
+            Self::NodesChange => ("API", "the nodes are others now".to_owned()),
             Self::XNodes => ("x", "lists the nodes".to_owned()),
             Self::XAnnounces {
                 lands: true,
@@ -231,7 +234,7 @@ impl World {
                     into.push(Action::XReadsItself(index));
                 }
             }
-            if host.asked.nodes {
+            if host.asked.nodes || host.list != cluster.list {
                 into.push(Action::XNodes);
             }
             if host.asked.announcement.is_some() {
@@ -287,6 +290,9 @@ impl World {
         for peer in 0..self.setup().peers {
             into.push(Action::Acknowledge(peer, true));
             into.push(Action::Acknowledge(peer, false));
+        }
+        if left.has(Fault::NodesChange) {
+            into.push(Action::NodesChange);
         }
         if left.has(Fault::NewManager) && cluster.acknowledged != 0 {
             into.push(Action::NewManager);

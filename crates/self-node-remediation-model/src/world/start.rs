@@ -16,7 +16,7 @@ pub(crate) fn steady(machine: &Machine) -> (Host, Option<Announcement>) {
                     view: None,
                 }
             } else if host.asked.nodes {
-                Input::Nodes
+                Input::Nodes { list: 0 }
             } else if let Some(announcement) = &host.asked.announcement {
                 announced = Some(announcement.clone());
                 Input::Announced { accepted: true }
