@@ -330,7 +330,6 @@ impl ManagerParts {
             },
             configs: configs.cache(),
             daemon_sets: daemon_sets.cache(),
-            remediations: remediations.cache(),
             told: Told::default(),
         };
         let remediator = Arc::new(Remediator {
@@ -388,8 +387,7 @@ impl ManagerParts {
         process.worker("agents", |stop| async move {
             let ready = leadership.acquired(&stop).await
                 && install.configs.synced(&stop).await
-                && install.daemon_sets.synced(&stop).await
-                && install.remediations.synced(&stop).await;
+                && install.daemon_sets.synced(&stop).await;
             if ready {
                 installing.add(the_config);
                 let install = Arc::new(install);

@@ -150,7 +150,6 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         settings: settings.clone(),
         configs: configs.cache(),
         daemon_sets: daemon_sets.cache(),
-        remediations: remediations.cache(),
         told: Told::default(),
     });
     let remediator = Arc::new(Remediator {
@@ -197,7 +196,6 @@ pub async fn run(args: Args, env: Env, shutdown: Shutdown) -> anyhow::Result<()>
         let caches = [
             install.configs.synced(&stop).await,
             install.daemon_sets.synced(&stop).await,
-            install.remediations.synced(&stop).await,
         ];
         if caches.contains(&false) {
             return Ok(());

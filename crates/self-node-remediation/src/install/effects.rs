@@ -13,6 +13,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use medik8s_api::{SelfNodeRemediation, SelfNodeRemediationConfig, names::snr};
 use medik8s_core::time;
@@ -69,8 +70,6 @@ pub struct Install {
     pub configs: Cache<SelfNodeRemediationConfig>,
     /// Copy of the agents' DaemonSet.
     pub daemon_sets: Cache<DaemonSet>,
-    /// Copy of all remediations.
-    pub remediations: Cache<SelfNodeRemediation>,
     /// What was told already.
     pub told: Told,
 }
@@ -128,17 +127,17 @@ impl Install {
         let namespace = self.settings.namespace.as_str();
         let config = self.configs.get(Some(namespace), snr::CONFIG_NAME);
         let daemon_set = self.daemon_sets.get(Some(namespace), snr::DAEMON_SET_NAME);
-        let remediations = self.remediations.list();
-        let (certificates, sets) = match &config {
-            Some(_) => self.certificates().await?,
-            None => (Certificates::Usable, Sets::default()),
+        let (remediations, (certificates, sets)) = match &config {
+            // Read anew: an order that the watch has not shown yet keeps the agents as they are, too.
+            Some(_) => (self.remediations().await?, self.certificates().await?),
+            None => (Vec::new(), (Certificates::Usable, Sets::default())),
         };
         let seen = Observed {
             config: config.as_deref(),
             daemon_set: daemon_set.as_deref(),
             certificates,
             sets: &sets,
-            remediations: remediations.iter().map(AsRef::as_ref).collect(),
+            remediations: remediations.iter().collect(),
             namespace,
             image: &self.settings.image,
         };
@@ -149,6 +148,11 @@ impl Install {
             self.perform(step, config.as_deref()).await?;
         }
         Ok(Action::after_if(wake))
+    }
+
+    async fn remediations(&self) -> Result<Vec<SelfNodeRemediation>, write::Error> {
+        let api = Api::<SelfNodeRemediation>::all(self.client.clone());
+        read::list_all(&api, &ListParams::default()).await
     }
 
     async fn certificates(&self) -> Result<(Certificates, Sets), InstallError> {

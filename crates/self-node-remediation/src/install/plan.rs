@@ -22,7 +22,8 @@ use medik8s_core::{
     conditions::{self, Status},
     time,
 };
-use self_node_remediation_core::order::Phase;
+use self_node_remediation_core::order::{Phase, Remediation};
+use self_node_remediation_core::release::OrderTimes;
 
 use super::daemonset;
 use super::rotation::{self, Change, Sets};
@@ -197,17 +198,33 @@ pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
 }
 
 /// Whether agents must stay as they are: from an order to its release, but not for longer than an
-/// hour, counted from the remediation's creation and not ended before the order's own time.
+/// hour, counted from when the order was seen and not ended before the order's own time.
 fn an_order_is_in_flight(remediations: &[&SelfNodeRemediation], now: Timestamp) -> bool {
     remediations.iter().any(|remediation| {
         let status = remediation.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
         let assumed = status.and_then(|status| status.time_assumed_rebooted.as_ref());
-        let created = remediation.metadata.creation_timestamp.as_ref();
-        let hour = created.map(|created| time::after(created.0, LONGEST_HOLD));
-        let end = assumed.map(|assumed| assumed.0).max(hour);
+        let assumed = assumed.map(|assumed| assumed.0);
+        // Its time stands in until the order is recorded as seen: it is not long before or after.
+        let hour = seen_in_place(remediation)
+            .or(assumed)
+            .map(|from| time::after(from, LONGEST_HOLD));
+        let end = assumed.max(hour);
         Phase::parse(phase) == Phase::PreRebootCompleted && end.is_none_or(|end| now < end)
     })
+}
+
+/// When the order that this remediation is was recorded as seen in place.
+fn seen_in_place(remediation: &SelfNodeRemediation) -> Option<Timestamp> {
+    let annotations = remediation.metadata.annotations.as_ref()?;
+    let text = |key| annotations.get(key).map(String::as_str);
+    let order = Remediation::parse(remediation)?;
+    let times = OrderTimes::read(
+        text(snr::ORDER_TIMES_ANNOTATION),
+        &order.uid,
+        order.boot.as_ref(),
+    )?;
+    Some(times.seen)
 }
 
 fn same_form(set: &DaemonSet) -> bool {

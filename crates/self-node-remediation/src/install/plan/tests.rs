@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use medik8s_api::{
     names::snr::{CONFIG_NAME, PHASE_PRE_REBOOT_COMPLETED, PHASE_REBOOT_COMPLETED},
@@ -25,7 +27,16 @@ fn config() -> SelfNodeRemediationConfig {
 
 fn ordered(phase: &str, assumed: &str) -> SelfNodeRemediation {
     let mut snr = SelfNodeRemediation::new("n", SelfNodeRemediationSpec::default());
-    snr.metadata.creation_timestamp = Some(Time(at("2026-01-01T00:00:00Z")));
+    snr.metadata.uid = Some("uid-1".to_owned());
+    // Hours before it became an order.
+    snr.metadata.creation_timestamp = Some(Time(at("2025-12-31T20:00:00Z")));
+    snr.metadata.annotations = Some(BTreeMap::from([
+        (snr::BOOT_ID_ANNOTATION.to_owned(), "boot-1".to_owned()),
+        (
+            snr::ORDER_TIMES_ANNOTATION.to_owned(),
+            "uid=uid-1 boot=boot-1 seen=2026-01-01T00:00:00Z".to_owned(),
+        ),
+    ]));
     snr.status = Some(SelfNodeRemediationStatus {
         phase: Some(phase.to_owned()),
         time_assumed_rebooted: Some(Time(at(assumed))),
@@ -146,6 +157,13 @@ fn agents_stay_as_they_are_while_an_order_is_in_flight() {
     assert_eq!(
         names(&plan(&seen(&order), at("2026-01-01T01:00:00Z"))),
         ["service", "daemonset"]
+    );
+
+    let mut unseen = order.clone();
+    unseen.metadata.annotations = None;
+    assert_eq!(
+        names(&plan(&seen(&unseen), at("2026-01-01T00:59:59Z"))),
+        ["service"]
     );
 
     let released = ordered(PHASE_REBOOT_COMPLETED, "2026-01-01T00:02:00Z");
