@@ -364,12 +364,15 @@ impl Remediator {
         };
         let api = Api::<SelfNodeRemediation>::all(self.client.clone());
         let all = read::list_all(&api, &ListParams::default()).await?;
-        Ok(all.iter().any(|other| {
-            ObjectKey::of(other) != *key
-                && Remediation::parse(other).is_some_and(|other| {
-                    other.finalizer && other.target.node() == Some(&node.facts.name)
-                })
-        }))
+        let others = all.iter().filter(|other| ObjectKey::of(*other) != *key);
+        for other in others.filter_map(Remediation::parse) {
+            if other.finalizer
+                && self.resolve(other).await?.0.target.node() == Some(&node.facts.name)
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn attachments(&self, node: &NodeName) -> Result<usize, RemediationError> {

@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 
 use medik8s_api::names::contract::{EXCLUDE_FROM_REMEDIATION_LABEL, TRUE};
+use medik8s_api::names::snr::AGENT_VERSION_ANNOTATION;
 use self_node_remediation_core::ids::NodeName;
 use self_node_remediation_core::table::{Role, is_strict_majority, quorum_of};
 
@@ -22,6 +23,8 @@ pub(super) struct Member {
     pub(super) role: Role,
     /// No agent runs on it, so it never answers.
     pub(super) without_agent: bool,
+    /// No agent of ours has run on it since it was registered.
+    pub(super) never_had_one: bool,
 }
 
 impl Member {
@@ -35,9 +38,12 @@ impl Member {
         let has_agent = agents
             .zip(name)
             .is_none_or(|(agents, name)| agents.contains(&name));
+        let annotations = node.metadata.annotations.as_ref();
+        let version = annotations.and_then(|all| all.get(AGENT_VERSION_ANNOTATION));
         Self {
             role: Role::of(labels),
             without_agent: excluded || !has_agent,
+            never_had_one: version.is_none_or(String::is_empty),
         }
     }
 }
@@ -93,7 +99,8 @@ pub(super) fn describe(nodes: &[Member], min_peers: usize) -> Vec<Told> {
         }
     }
     let without_agent = count(|node| node.role.worker && node.without_agent);
-    told.extend(mute(workers, without_agent));
+    let never = count(|node| node.role.worker && node.without_agent && node.never_had_one);
+    told.extend(mute(workers, without_agent, never));
     told.sort_by_key(|told| !told.warning);
     told
 }
@@ -142,25 +149,30 @@ fn fate(what: &str, workers: usize, control_plane: usize, min_peers: usize) -> T
     }
 }
 
-/// Nodes without agent are members of every table, and never answer.
-fn mute(workers: usize, without_agent: usize) -> Option<Told> {
+/// Nodes without agent are members of every table, and never answer. `never`: so many of them never had one, so that they
+/// count as in mixed operation.
+fn mute(workers: usize, without_agent: usize, never: usize) -> Option<Told> {
     let others = workers.checked_sub(1)?;
     let answering = others.saturating_sub(without_agent);
     if without_agent == 0 || answering == others {
         return None;
     }
-    let held = answering < quorum_of(others);
+    let too_few = answering < quorum_of(others);
+    // The release counts as in mixed operation where most members never had an agent.
+    let guarded = never > others / 2;
     let resets = !is_strict_majority(answering, others);
-    (held || resets).then(|| Told {
+    (too_few || resets).then(|| Told {
         warning: true,
         text: format!(
             "{without_agent} of {workers} workers run no agent (they are excluded from remediation, or \
              a taint or a lack of room keeps it away), so they never answer: an outage of the API server resets the others once, because \
              they find no majority{}",
-            if held {
-                "; and no node is freed by time, because too few can acknowledge"
-            } else {
-                ""
+            match (too_few, guarded) {
+                (true, false) => "; and no node is freed by time, because too few can acknowledge",
+                (true, true) =>
+                    "; and because too few can acknowledge, a lost node is freed after its bound only \
+                     while most other workers are Ready, which is weaker: a short outage goes unseen",
+                (false, _) => "",
             }
         ),
     })

@@ -9,6 +9,7 @@ use medik8s_api::names::contract::{
 };
 use medik8s_api::names::snr;
 use medik8s_testing::build::{self, MetaExt as _};
+use self_node_remediation_core::order::ORDERED_NODE_ANNOTATION;
 use serde_json::json;
 
 use crate::lab::{Agents, BOUND, Lab, NAMESPACE, NODE};
@@ -183,6 +184,56 @@ async fn a_machine_health_check_names_the_machine() {
     .await;
     assert_eq!(lab.taints(), []);
     lab.assert_right("mhc");
+}
+
+/// Of two remediations of a node, one by its Machine, the last to end removes the taint.
+#[tokio::test]
+async fn a_remediation_by_machine_keeps_the_taint_of_its_node() {
+    let agents = Agents::start().await;
+    let lab = Lab::new(&agents);
+    let namespace = "openshift-machine-api";
+    let group = "machine.openshift.io/v1beta1";
+    lab.api.add_namespace(namespace);
+    lab.api.add_dynamic_kind(group, "Machine", "machines", true);
+    lab.api.put_value(json!({
+        "apiVersion": group, "kind": "Machine",
+        "metadata": {"name": "machine-7", "namespace": namespace},
+        "status": {"nodeRef": {"name": NODE}},
+    }));
+    let checker = Checker(&lab);
+    let by_machine = checker.machine_health_check(namespace, NODE);
+    let by_node = checker.node_health_check();
+    let manager = lab.manager().await;
+    lab.until(&manager, "both freed", |lab| {
+        lab.empties_out_of_service();
+        [(namespace, &by_machine), (NAMESPACE, &by_node)]
+            .iter()
+            .all(|(namespace, name)| {
+                let phase = lab.status(namespace, name).phase;
+                phase.as_deref() == Some(snr::PHASE_FENCING_COMPLETED)
+            })
+    })
+    .await;
+    // As the original leaves it: without a note of the node.
+    lab.api
+        .update::<SelfNodeRemediation>(Some(namespace), &by_machine, |object| {
+            let all = object.metadata.annotations.get_or_insert_default();
+            assert!(all.remove(ORDERED_NODE_ANNOTATION).is_some());
+        });
+    lab.comes_back("b2");
+    checker.deletes(NAMESPACE, &by_node);
+    lab.until(&manager, "the first is released", |lab| {
+        lab.remediation(NAMESPACE, &by_node).is_none()
+    })
+    .await;
+    assert!(lab.has_taint(snr::REMEDIATION_TAINT), "{}", lab.story());
+    checker.deletes(namespace, &by_machine);
+    lab.until(&manager, "the second is released", |lab| {
+        lab.remediation(namespace, &by_machine).is_none()
+    })
+    .await;
+    assert_eq!(lab.taints(), []);
+    lab.assert_right("two remediations");
 }
 
 /// A Machine without a node: nothing can start, and nothing else is taken for it.

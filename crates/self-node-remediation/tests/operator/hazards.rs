@@ -1,5 +1,7 @@
 //! What two writers could do to each other: two managers, late requests, somebody else's taints.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Taint};
@@ -274,6 +276,99 @@ async fn h08_a_late_order_is_counted_from_its_sight() {
     let seen = lab.seen.lock().unwrap();
     let waited = seen.freed.unwrap().as_second() - seen.ordered.unwrap().as_second();
     assert!(waited >= BOUND, "{waited}");
+}
+
+/// H8: the write takes effect a minute after it was given up.
+#[tokio::test]
+async fn h08_a_write_that_lands_late_is_counted_from_its_sight() {
+    for old_agent in [false, true] {
+        let agents = Agents::start().await;
+        let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+        if old_agent {
+            lab.has_an_old_agent();
+        }
+        lands_late(&lab).await;
+    }
+}
+
+async fn lands_late(lab: &Lab) {
+    let manager = lab.manager().await;
+    let late = lab
+        .clock
+        .now()
+        .saturating_add(Duration::from_mins(1))
+        .unwrap();
+    let lost = Arc::new(Mutex::new(None));
+    let (keep, clock) = (Arc::clone(&lost), lab.clock.clone());
+    lab.api.intercept(move |request: &Recorded| {
+        let now = clock.now();
+        (is_order(request) && now < late).then(|| {
+            let status = || (now, request.body["status"].clone());
+            keep.lock().unwrap().get_or_insert_with(status);
+            Answer::Break
+        })
+    });
+    while lab.clock.now() < late {
+        lab.pass(&manager).await;
+    }
+    let (computed, written) = lost.lock().unwrap().take().unwrap();
+    lab.api
+        .update::<SelfNodeRemediation>(Some(NAMESPACE), NODE, |object| {
+            let mut status = serde_json::to_value(&object.status).unwrap();
+            json_patch::merge(&mut status, &written);
+            object.status = serde_json::from_value(status).unwrap();
+        });
+    let landed = lab.clock.now();
+    let assumed = lab.status(NAMESPACE, NODE).time_assumed_rebooted.unwrap().0;
+    lab.until(&manager, "freed", |lab| {
+        phase(lab) == snr::PHASE_FENCING_COMPLETED
+    })
+    .await;
+    lab.assert_right("late order");
+    let freed = lab.seen.lock().unwrap().freed.unwrap();
+    let needed = assumed.as_second() - computed.as_second();
+    let waited = freed.as_second() - landed.as_second();
+    assert!(waited >= needed, "{waited} of {needed}");
+}
+
+/// H13: what is decided about the pods rests on a boot that was read after them.
+#[tokio::test]
+async fn h13_a_boot_that_is_reported_after_the_pods_were_listed_counts() {
+    let agents = Agents::start().await;
+    let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+    let listed = Arc::new(AtomicBool::new(false));
+    let mark = Arc::clone(&listed);
+    lab.api.intercept(move |request: &Recorded| {
+        // Agents are looked for by their label, the workload is not.
+        let is_list = request.path == "/api/v1/pods" && !request.is_watch();
+        let of_workload = is_list && !request.query.contains_key("labelSelector");
+        mark.fetch_or(of_workload, Ordering::SeqCst);
+        None
+    });
+    let (node, after) = (format!("/api/v1/nodes/{NODE}"), Arc::clone(&listed));
+    let is_read = move |request: &Recorded| {
+        request.method == "GET" && request.path == node && after.load(Ordering::SeqCst)
+    };
+    lab.api.inject(Fault::on(is_read, Failure::Late(LATE)));
+    let manager = lab.manager().await;
+    let returns = async {
+        while !listed.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        lab.comes_back("b2");
+    };
+    let told = lab.until(&manager, "the pods are told to end", |lab| !lab.has_pods());
+    tokio::join!(told, returns);
+    let deletes: Vec<_> = lab
+        .api
+        .requests()
+        .into_iter()
+        .filter(|request| request.method == "DELETE")
+        .map(|request| request.body["gracePeriodSeconds"].clone())
+        .collect();
+    assert!(!deletes.is_empty(), "{}", lab.story());
+    assert!(deletes.iter().all(|grace| grace != 0), "{deletes:?}");
+    lab.assert_right("a boot between two reads");
 }
 
 /// The strategy of an emptied node is over only when its volumes are detached.

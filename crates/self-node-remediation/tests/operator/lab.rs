@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node, Pod, Secret, Taint};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::storage::v1::VolumeAttachment;
@@ -476,6 +477,22 @@ impl Lab {
             let back = announcing(node.clone().ready(now), boot, now);
             *node = back;
         });
+    }
+
+    /// The node's agent announces nothing; the other nodes are well.
+    pub(crate) fn has_an_old_agent(&self) {
+        self.api.update::<Pod>(Some(NAMESPACE), "agent-x", |pod| {
+            pod.metadata.annotations = None;
+            pod.status.get_or_insert_default().phase = Some("Running".to_owned());
+        });
+        self.api.add_namespace("kube-node-lease");
+        let now = self.clock.now().to_string();
+        for name in OTHERS {
+            self.api.put::<Lease>(&from(json!({
+                "metadata": {"name": name, "namespace": "kube-node-lease"},
+                "spec": {"leaseDurationSeconds": 1_000_000, "renewTime": now},
+            })));
+        }
     }
 
     /// Kubernetes, on a node that is out of service: it ends the pods and, later, detaches the volumes.

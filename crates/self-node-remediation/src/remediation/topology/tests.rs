@@ -20,6 +20,7 @@ fn nodes(roles: &[(Role, usize)]) -> Vec<Member> {
             let member = Member {
                 role: *role,
                 without_agent: false,
+                never_had_one: false,
             };
             vec![member; *count]
         })
@@ -103,6 +104,25 @@ fn workers_without_agent_are_told_of_when_they_decide() {
     assert!(cluster(3)[0].1.contains("no node is freed by time"));
 }
 
+/// C7: those that never had an agent are no reason to hold for ever, but the release is weaker.
+#[test]
+fn workers_that_never_had_an_agent_leave_the_weaker_rule() {
+    let cluster = |never: usize| {
+        let mut all = nodes(&[(WORKER, 5), (MASTER, 3)]);
+        for (index, node) in all.iter_mut().take(3).enumerate() {
+            node.without_agent = true;
+            node.never_had_one = index < never;
+        }
+        told(&all).swap_remove(0).1
+    };
+    let three = cluster(3);
+    assert!(
+        three.contains("freed after its bound only") && three.contains("weaker"),
+        "{three}"
+    );
+    assert!(cluster(2).contains("no node is freed by time"));
+}
+
 #[test]
 fn a_node_has_an_agent_unless_it_is_known_to_have_none() {
     let mut node = NodeMetadata::default();
@@ -116,4 +136,9 @@ fn a_node_has_an_agent_unless_it_is_known_to_have_none() {
     assert!(!Member::of(&node, None).without_agent);
     assert!(!Member::of(&node, Some(&agents(&["n"]))).without_agent);
     assert!(Member::of(&node, Some(&agents(&["m"]))).without_agent);
+
+    assert!(Member::of(&node, None).never_had_one);
+    let annotations = node.metadata.annotations.get_or_insert_default();
+    annotations.insert(AGENT_VERSION_ANNOTATION.to_owned(), "1".to_owned());
+    assert!(!Member::of(&node, None).never_had_one);
 }
