@@ -94,8 +94,8 @@ impl Teller {
             .map(|(path, why)| format!("{} cannot be used ({why})", path.display()))
             .collect();
         let message = format!(
-            "this node is guarded by the watchdog {}, because {}. Check whether another program such as systemd \
-             (RuntimeWatchdogSec) or sbd holds it; the change is made when the node reboots",
+            "this node is guarded by the watchdog {}, because {}. Where another program such as systemd \
+             (RuntimeWatchdogSec) or sbd holds a device, end that; what guards the node stays the same until it reboots",
             used.display(),
             others.join(", ")
         );

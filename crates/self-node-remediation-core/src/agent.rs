@@ -304,7 +304,7 @@ enum Wish {
 struct Fencing {
     reason: Reason,
     since: BootInstant,
-    /// When software resets the machine, if it may.
+    /// When software resets the machine; where it must not, when the watchdog has failed.
     software_at: BootInstant,
     last_words: LastWords,
     told_cannot: bool,
@@ -362,7 +362,7 @@ struct Nodes {
     running: Option<BootInstant>,
     latest: Option<Arc<Table>>,
     /// The next list is the one that follows a change.
-    again: bool,
+    follows_change: bool,
 }
 
 /// What people were told, so that they are told once.

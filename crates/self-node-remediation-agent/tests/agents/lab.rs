@@ -41,6 +41,9 @@ const PRODUCT: Product = Product::new("self-node-remediation-agent", "1.2.3");
 /// Timeout of the fake devices in seconds.
 pub(crate) const TIMEOUT: u64 = 12;
 
+/// The device that is used if the configured one is useless.
+pub(crate) const SECOND_DOG: &str = "/dev/watchdog1";
+
 /// What happened to a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Did {
@@ -60,6 +63,8 @@ pub(crate) struct Dog {
     pub(crate) broken: AtomicBool,
     /// Feeding does not return.
     pub(crate) stuck: AtomicBool,
+    /// The configured device would be stopped by any close; there is a better one.
+    pub(crate) second: AtomicBool,
 }
 
 impl Dog {
@@ -88,10 +93,14 @@ impl WatchdogHost for Dogs {
     }
 
     fn list(&self) -> Vec<DeviceFile> {
-        vec![DeviceFile {
-            path: "/dev/watchdog".into(),
+        let second = self.0.second.load(Ordering::SeqCst);
+        let names = ["/dev/watchdog", SECOND_DOG];
+        let here = names.into_iter().take(if second { 2 } else { 1 });
+        here.map(|path| DeviceFile {
+            path: path.into(),
             modified: SystemTime::UNIX_EPOCH,
-        }]
+        })
+        .collect()
     }
 
     fn open(&self, path: &Path, _may_stop: bool) -> Result<Box<dyn WatchdogDevice>, DeviceError> {
@@ -99,10 +108,12 @@ impl WatchdogHost for Dogs {
             return Err(DeviceError::Busy);
         }
         self.0.note(Did::Opened);
+        let stops = self.0.second.load(Ordering::SeqCst) && path != Path::new(SECOND_DOG);
+        let magic = if stops { 0 } else { OPTION_MAGIC_CLOSE };
         let info = Info {
             path: path.to_path_buf(),
             identity: "fake".to_owned(),
-            options: OPTION_MAGIC_CLOSE | OPTION_SET_TIMEOUT,
+            options: magic | OPTION_SET_TIMEOUT,
             nowayout: Some(false),
         };
         Ok(Box::new(OpenDog {
@@ -255,10 +266,16 @@ impl Lab {
 
     /// Whether there is an Event with this reason.
     pub(crate) fn was_told(&self, reason: &str) -> bool {
+        self.told(reason).is_some()
+    }
+
+    /// The message of the first Event with this reason.
+    pub(crate) fn told(&self, reason: &str) -> Option<String> {
         let events = self.api.list::<Event>();
-        events
-            .iter()
-            .any(|event| event.reason.as_deref() == Some(reason))
+        let event = events
+            .into_iter()
+            .find(|event| event.reason.as_deref() == Some(reason));
+        event.and_then(|event| event.message)
     }
 
     fn add_worker(&mut self, name: &str) {

@@ -129,9 +129,34 @@ async fn software_does_not_reset_where_it_must_not() {
     }
     lab.remediation("w1", true);
     until("shortened", || lab.dog("w1").did(Did::Set(5))).await;
-    pause(12).await;
+    // 5 s more than the timeout.
+    until("told", || lab.was_told("CannotReboot")).await;
+    let text = lab.told("CannotReboot").unwrap();
+    assert!(text.contains("has not reset it in time"), "{text}");
+    pause(2).await;
     assert_eq!(lab.sysrq("w1"), "");
     assert!(agents[0].is_running());
+}
+
+/// Another device than the configured one guards the node: people should know.
+#[tokio::test]
+async fn a_device_that_cannot_be_used_is_told_of() {
+    let lab = Lab::new(&WORKERS);
+    lab.dog("w1").second.store(true, Ordering::SeqCst);
+    let _agents = WORKERS.map(|node| lab.start(node));
+    for node in WORKERS {
+        lab.armed(node).await;
+    }
+    until("told", || lab.was_told("WatchdogPassedOver")).await;
+    let text = lab.told("WatchdogPassedOver").unwrap();
+    let expected = [
+        "guarded by the watchdog /dev/watchdog1",
+        "/dev/watchdog cannot be used",
+        "MAGICCLOSE",
+    ];
+    for part in expected {
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 /// E2 must not be published before feeding has stopped: a write that is under way may still feed.

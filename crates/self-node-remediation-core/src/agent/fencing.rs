@@ -16,11 +16,20 @@ const OVERDUE: Duration = Duration::from_secs(5);
 /// Pause between two attempts to reset by software.
 const SOFTWARE_RETRY: Duration = Duration::from_secs(1);
 
-/// When software resets a machine whose watchdog was fed last at `last_feed`.
-pub(super) fn software_after(begin: BootInstant, last_feed: BootInstant, wd: u64) -> BootInstant {
-    begin
-        .plus(SOFTWARE_AFTER)
-        .min(last_feed.plus(Duration::from_secs(wd)).plus(OVERDUE))
+/// When software resets a machine whose watchdog was fed last at `last_feed`; or, where it must not, when the watchdog
+/// has failed.
+pub(super) fn software_after(
+    settings: &Settings,
+    begin: BootInstant,
+    last_feed: BootInstant,
+    wd: u64,
+) -> BootInstant {
+    let failed = last_feed.plus(Duration::from_secs(wd)).plus(OVERDUE);
+    if settings.software_reboot {
+        failed.min(begin.plus(SOFTWARE_AFTER))
+    } else {
+        failed
+    }
 }
 
 impl Step<'_> {
@@ -41,10 +50,15 @@ impl Step<'_> {
             self.first.push(Command::Starve {
                 shorten: has_permit,
             });
-            software_at = software_after(since, since, timeout);
+            software_at = software_after(self.settings, since, since, timeout);
             if has_permit {
                 last_words = LastWords::AfterStarving;
             }
+        } else if self.state.device && !self.settings.software_reboot {
+            // It is being opened, or a process before this one did that: it may still reset the machine.
+            let announced = self.state.announcing.in_force();
+            let wd = announced.map_or(0, |value| value.wd);
+            software_at = software_after(self.settings, self.now, self.now, wd);
         }
         self.rest
             .push(Command::Tell(Notice::Fencing(reason.clone())));
@@ -61,7 +75,7 @@ impl Step<'_> {
         let Some(fencing) = &mut self.state.fencing else {
             return;
         };
-        fencing.software_at = software_after(fencing.since, last_feed, timeout);
+        fencing.software_at = software_after(self.settings, fencing.since, last_feed, timeout);
         if fencing.last_words == LastWords::AfterStarving {
             fencing.last_words = if timeout > 0 {
                 LastWords::Due { timeout }
@@ -92,7 +106,7 @@ impl Step<'_> {
             self.rest.push(Command::SoftwareReboot);
         } else if !fencing.told_cannot {
             fencing.told_cannot = true;
-            let watchdog_failed = matches!(self.state.watchdog, Watchdog::Armed { .. });
+            let watchdog_failed = self.state.device;
             self.rest
                 .push(Command::Tell(Notice::CannotReboot { watchdog_failed }));
         }
@@ -146,12 +160,10 @@ impl super::State {
         };
         if wd == 0 {
             Some(limit)
-        } else if settings.software_reboot {
-            Some(software_after(limit, limit, wd))
         } else {
-            // Software may not reset the machine, so nothing is gained by giving up before the watchdog has failed: new
+            // Where software may not reset the machine, nothing is gained by giving up before the watchdog has failed: new
             // proof may still come.
-            Some(limit.plus(Duration::from_secs(wd)).plus(OVERDUE))
+            Some(software_after(settings, limit, limit, wd))
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The peer table: a node list at start, every peerUpdateInterval, and once two minutes after a change.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Command, Step};
-use crate::table::{ListedNode, Role, Table};
+use crate::ids::NodeName;
+use crate::table::{Electorate, ListedNode, Role, Table, members, quorum_of};
 
 /// Pause after a failed list once there is a table.
 const RETRY: Duration = Duration::from_mins(2);
@@ -42,14 +44,21 @@ impl Step<'_> {
         let in_force = self.state.announcing.in_force().map(|value| &value.table);
         let changed = in_force.is_none_or(|known| !known.has_same_names(&table)) || table.has_young;
         let mut pause = self.jittered(self.settings.peer_update_interval);
-        // Where nodes come and go all the time, each is a change.
-        let again = changed && !self.state.nodes.again;
-        if again {
+        // Once: where nodes come and go all the time, each list shows a change. But a table of which too few can be counted
+        // would keep a node that is lost now from being freed.
+        let enough = |electorate, table: &BTreeSet<NodeName>| {
+            members(nodes, &self.settings.own.node, electorate, stamp).len()
+                >= quorum_of(table.len())
+        };
+        let can_be_counted = enough(Electorate::Workers, &table.workers)
+            && enough(Electorate::ControlPlane, &table.control_plane);
+        let follow = changed && !self.state.nodes.follows_change || !can_be_counted;
+        if follow {
             pause = pause.min(AFTER_CHANGE);
         }
         let state = &mut self.state;
         state.nodes.running = None;
-        state.nodes.again = again;
+        state.nodes.follows_change = follow;
         state.nodes.next = self.now.plus(pause);
         state.nodes.latest = Some(Arc::new(table));
         self.announcement_seen(announced);
@@ -58,6 +67,7 @@ impl Step<'_> {
     pub(super) fn nodes_failed(&mut self) {
         let nodes = &mut self.state.nodes;
         nodes.running = None;
+        nodes.follows_change = false;
         let pause = if nodes.latest.is_some() {
             RETRY
         } else {

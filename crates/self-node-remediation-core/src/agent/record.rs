@@ -94,7 +94,7 @@ impl State {
             reason: fencing.reason,
             since: fencing.since,
             // The process before this one may have closed the device just now, which pings once more (H12).
-            software_at: software_after(fencing.since, now, wd),
+            software_at: software_after(settings, fencing.since, now, wd),
             last_words: LastWords::No,
             told_cannot: false,
         });
@@ -133,7 +133,7 @@ impl State {
                 next: now,
                 running: None,
                 latest: None,
-                again: false,
+                follows_change: false,
             },
             ending: None,
             recorded: None,

@@ -3,6 +3,7 @@
 use super::super::*;
 use super::world::*;
 use crate::budget::Limits;
+use crate::table::{Electorate, members};
 
 fn armed(settings: Settings, peers: &[&str]) -> World {
     let mut nodes = vec![listed("x", WORKER)];
@@ -364,4 +365,34 @@ fn where_nodes_come_and_go_all_the_time_an_interval_has_two_announcements() {
     let sent = sent(&world) - before;
     // An interval is shorter by its jitter, at most.
     assert!((intervals..3 * intervals).contains(&sent), "{sent}");
+}
+
+/// A wave of new nodes that the list after a change finds too young: a node that is lost before they are counted would be
+/// held, so they are not left for a whole interval.
+#[test]
+fn nodes_that_are_too_young_to_be_half_of_the_table_are_counted_soon() {
+    let mut world = armed(settings(), &["a", "b"]);
+    world.nodes.push(listed("c", WORKER));
+    world.run(secs(1000));
+    let begin = world.now;
+    // The list that follows that change is due within two minutes; they join just before it.
+    world.nodes.push(listed("d", WORKER));
+    let lists = |world: &World| world.count(|command| *command == Command::ListNodes);
+    let seen = lists(&world);
+    while lists(&world) == seen {
+        world.run(secs(1));
+    }
+    let created = wall(world.now.plus(secs(100)));
+    for name in ["e", "f", "g", "h", "i", "j"] {
+        world.nodes.push(ListedNode {
+            created: Some(created),
+            ..listed(name, WORKER)
+        });
+    }
+    world.run(secs(400));
+    assert!(world.now < begin.plus(secs(1500)));
+    let said = world.announced.clone().unwrap();
+    assert_eq!(said.workers, 10);
+    let counted = members(&world.nodes, &node("x"), Electorate::Workers, said.stamp);
+    assert!(counted.len() >= 5, "{counted:?}");
 }

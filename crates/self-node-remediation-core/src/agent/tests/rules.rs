@@ -279,33 +279,55 @@ fn disabled_means_disabled() {
         )),
         1
     );
+}
 
-    // With a watchdog that does not fire it stays starved, and that is told when it should have fired.
-    let mut world = armed(&["a"]);
+/// When a watchdog that does not fire is told of, where software must not reset the node.
+fn told_of_a_dead_watchdog(restarted: bool) -> Vec<Duration> {
+    let mut world = World::with_workers(&["a"]);
     world.settings.software_reboot = false;
+    let device = world.device.as_mut().unwrap();
+    (device.timeout, device.least) = (60, 60);
+    world.start();
+    world.run(secs(120));
     world.device.as_mut().unwrap().running = false;
     world.orders.push(order("u1", Some("boot-1")));
+    world.run(secs(20));
+    if restarted {
+        world.kill();
+        world.start();
+    }
     world.run(secs(600));
-    let at = |wanted: fn(&Command) -> bool| -> Vec<BootInstant> {
-        let all = world.log.iter().filter(|(_, command)| wanted(command));
-        all.map(|(at, _)| *at).collect()
-    };
-    let told = at(|command| {
-        matches!(
-            command,
-            Command::Tell(Notice::CannotReboot {
-                watchdog_failed: true
-            })
-        )
-    });
-    let starved = at(|command| matches!(command, Command::Starve { .. }));
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0] > starved[0].plus(secs(5)), "{starved:?} {told:?}");
-    assert!(told[0] <= starved[0].plus(secs(35)), "{starved:?} {told:?}");
     assert_eq!(
         world.count(|command| *command == Command::SoftwareReboot),
         0
     );
+    let starved = world
+        .log
+        .iter()
+        .find(|(_, command)| matches!(command, Command::Starve { .. }))
+        .map(|(at, _)| *at)
+        .unwrap();
+    let told = |wanted| {
+        let all = world.log.iter();
+        all.filter(move |(_, command)| {
+            matches!(command, Command::Tell(Notice::CannotReboot { watchdog_failed }) if *watchdog_failed == wanted)
+        })
+    };
+    assert_eq!(told(false).count(), 0, "there is a watchdog");
+    told(true).map(|(at, _)| at.since(starved)).collect()
+}
+
+#[test]
+fn a_watchdog_that_does_not_fire_is_told_of_once_it_should_have() {
+    let [told] = told_of_a_dead_watchdog(false)[..] else {
+        panic!("once");
+    };
+    assert!(told > secs(60) && told < secs(70), "{told:?}");
+    // A process that ends pings once more.
+    let [told] = told_of_a_dead_watchdog(true)[..] else {
+        panic!("once");
+    };
+    assert!(told > secs(75) && told < secs(90), "{told:?}");
 }
 
 #[test]
