@@ -27,6 +27,36 @@ pub const CONTROL_PLANE: Role = Role {
     worker: false,
 };
 
+/// All other workers from some moment on.
+#[derive(Debug, Clone, Copy)]
+pub struct Others {
+    names: &'static [&'static str],
+    /// So many seconds old is the list.
+    age: i64,
+}
+
+/// So many seconds ago the nodes that are added were created.
+const JOINED: i64 = 500;
+
+impl Others {
+    /// Before anybody was added.
+    pub const fn before(names: &'static [&'static str]) -> Self {
+        let age = JOINED + 500;
+        Self { names, age }
+    }
+
+    /// When those that were added are too young to be counted.
+    pub const fn at_first(names: &'static [&'static str]) -> Self {
+        let age = JOINED - 10;
+        Self { names, age }
+    }
+
+    /// When everybody is old enough.
+    pub const fn now(names: &'static [&'static str]) -> Self {
+        Self { names, age: 0 }
+    }
+}
+
 /// Something that happens a limited number of times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -147,34 +177,30 @@ impl Setup {
 
     /// A worker whose peers are the first of these lists, and each time that nodes change the next one. Whoever is not in
     /// the first one was created after it.
-    pub fn changing(name: &'static str, lists: &[&[&'static str]]) -> Self {
+    pub fn changing(name: &'static str, lists: &[Others]) -> Self {
         let mut setup = Self::workers(name, NAMES.len().try_into().unwrap_or(u8::MAX));
         setup.peers = (0u8..)
             .zip(NAMES)
-            .filter(|(_, name)| lists.iter().any(|list| list.contains(name)))
+            .filter(|(_, name)| lists.iter().any(|list| list.names.contains(name)))
             .fold(0, |most, (index, _)| most.max(index + 1));
         setup.machine.peers.truncate(usize::from(setup.peers));
-        let first = lists.first().copied().unwrap_or_default();
+        let first = lists.first().map_or(&[][..], |list| list.names);
         let worker = |name: &&'static str| {
             let mut node = listed(name, WORKER);
             if !first.contains(name) {
-                node.created = Timestamp::from_second(WALL - 500).ok();
+                node.created = Timestamp::from_second(WALL - JOINED).ok();
             }
             node
         };
-        let of = |list: &&[&'static str]| -> Vec<ListedNode> { list.iter().map(worker).collect() };
+        let of = |list: &Others| -> Vec<ListedNode> { list.names.iter().map(worker).collect() };
         setup.listed = lists.iter().map(|list| all_ours(of(list))).collect();
         setup.machine.lists = lists
             .iter()
             .map(|list| NodeList {
                 nodes: of(list).into_iter().chain([listed("x", WORKER)]).collect(),
-                stamp: wall(),
+                stamp: Timestamp::from_second(WALL - list.age).unwrap_or(Timestamp::UNIX_EPOCH),
             })
             .collect();
-        if let Some(before) = setup.machine.lists.first_mut() {
-            // Older than whoever came later.
-            before.stamp = Timestamp::from_second(WALL - 1000).unwrap_or(before.stamp);
-        }
         let changes = lists.len().saturating_sub(1).try_into().unwrap_or(u64::MAX);
         setup.fault(Fault::NodesChange, changes)
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use self_node_remediation_core::agent::{
-    Command, Evidence, Listed, Notice, Settings, State, next_wake, step,
+    Announcing, Command, Evidence, InForce, Listed, Notice, Settings, State, next_wake, step,
 };
 use self_node_remediation_core::permit::Permit;
 use self_node_remediation_core::time::BootInstant;
@@ -237,8 +237,8 @@ impl Run<'_> {
             let counts_too = said == Said::ApiError
                 && match self.machine.broken {
                     Some(Rule::AnyApiErrorCounts) => true,
-                    Some(Rule::NewTableCounts) => !self.is_in_a_table(name, false),
-                    Some(Rule::OldTableCounts) => !self.is_in_a_table(name, true),
+                    Some(Rule::NewTableCounts) => !self.is_in_table(name, Announcing::pending),
+                    Some(Rule::OldTableCounts) => !self.is_in_table(name, Announcing::in_force),
                     Some(_) | None => false,
                 };
             if index == peer || counts_too {
@@ -251,18 +251,12 @@ impl Run<'_> {
         }
     }
 
-    /// Whether a worker is in the table that is announced and used, or else in the one that is to come.
-    fn is_in_a_table(&self, name: &str, announced: bool) -> bool {
-        let Some(state) = self.host.state() else {
-            return false;
-        };
-        let announcing = state.announcing();
-        let value = if announced {
-            announcing.in_force()
-        } else {
-            announcing.pending().or_else(|| announcing.in_force())
-        };
-        value.is_some_and(|value| value.table.workers.contains(&node(name)))
+    /// Whether a worker is in this one of the two tables that count while one is being announced; otherwise there is one.
+    fn is_in_table(&self, name: &str, table: impl Fn(&Announcing) -> Option<&InForce>) -> bool {
+        let announcing = self.host.state().map(State::announcing);
+        announcing
+            .and_then(|announcing| table(announcing).or_else(|| announcing.in_force()))
+            .is_some_and(|value| value.table.workers.contains(&node(name)))
     }
 
     fn give(&mut self, evidence: Evidence) {
