@@ -178,9 +178,9 @@ test-model: ## the fencing rules, searched through: states, depth and time; each
 	@.ci/need rust cc
 	cargo run --quiet --locked -j$(JOBS) -p self-node-remediation-model -- full --write docs/fencing.md $(if $(MOST),--most $(MOST))
 
-SEEDS ?= 300
+SEEDS ?= 2000
 .PHONY: test-sim
-test-sim: ## whole clusters on virtual time: SEEDS=300, or 7,12 or 100-199; SEED=7 tells the story of one
+test-sim: ## whole clusters on virtual time (2,000 seeds: about three hours): SEEDS=300, or 7,12 or 100-199; SEED=7 tells the story of one
 	@.ci/need rust cc
 	cargo run --quiet --locked -j$(JOBS) -p self-node-remediation-simulation -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 

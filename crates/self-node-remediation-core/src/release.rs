@@ -554,6 +554,13 @@ fn by_announcement(
     Ok(release_at(until, By::Time, now))
 }
 
+/// Whether enough members of the announced table have acknowledged.
+pub fn has_quorum(node: &Node, peers: &[Peer], acknowledged: &BTreeSet<NodeName>) -> bool {
+    node.announced.as_ref().is_some_and(|announced| {
+        Quorum::of(announced, &node.name, peers, acknowledged).is_complete()
+    })
+}
+
 /// Whether the storm guard decides about the release by time, not a quorum (mixed operation): only then the state of all
 /// other workers has to be looked at.
 pub fn needs_guard(node: &Node, peers: &[Peer]) -> bool {

@@ -4,9 +4,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use medik8s_api::SelfNodeRemediation;
+use medik8s_api::names::snr;
 
 use crate::announcement::{Announcement, Fields, ParseError};
 use crate::ids::{BootId, Uid};
+use crate::order::Remediation;
 
 /// What released the workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -101,7 +104,15 @@ impl OrderTimes {
         self
     }
 
-    /// Reads an annotation. Times of another UID or boot, or unreadable ones, are none: they start anew.
+    /// What is recorded on `object` for the order that it is. Times of another UID or boot, or unreadable ones, are none:
+    /// they start anew.
+    pub fn of(object: &SelfNodeRemediation, order: &Remediation) -> Option<Self> {
+        let annotations = object.metadata.annotations.as_ref();
+        let text = annotations.and_then(|all| all.get(snr::ORDER_TIMES_ANNOTATION));
+        Self::read(text.map(String::as_str), &order.uid, order.boot.as_ref())
+    }
+
+    /// Reads the annotation.
     pub fn read(text: Option<&str>, uid: &Uid, boot: Option<&BootId>) -> Option<Self> {
         let times: Self = text?.parse().ok()?;
         (times.uid == *uid && Some(&times.boot) == boot).then_some(times)

@@ -127,10 +127,14 @@ impl Install {
         let namespace = self.settings.namespace.as_str();
         let config = self.configs.get(Some(namespace), snr::CONFIG_NAME);
         let daemon_set = self.daemon_sets.get(Some(namespace), snr::DAEMON_SET_NAME);
-        let (remediations, (certificates, sets)) = match &config {
-            // Read anew: an order that the watch has not shown yet keeps the agents as they are, too.
-            Some(_) => (self.remediations().await?, self.certificates().await?),
-            None => (Vec::new(), (Certificates::Usable, Sets::default())),
+        let (certificates, sets) = match &config {
+            Some(_) => self.certificates().await?,
+            None => (Certificates::Usable, Sets::default()),
+        };
+        // Last, and not from the watch: an order that it has not shown yet keeps the agents as they are, too.
+        let remediations = match &config {
+            Some(_) => self.remediations().await?,
+            None => Vec::new(),
         };
         let seen = Observed {
             config: config.as_deref(),

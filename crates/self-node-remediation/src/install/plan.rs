@@ -198,33 +198,27 @@ pub fn plan(seen: &Observed<'_>, now: Timestamp) -> Plan {
 }
 
 /// Whether agents must stay as they are: from an order to its release, but not for longer than an
-/// hour, counted from when the order was seen and not ended before the order's own time.
+/// hour.
 fn an_order_is_in_flight(remediations: &[&SelfNodeRemediation], now: Timestamp) -> bool {
-    remediations.iter().any(|remediation| {
-        let status = remediation.status.as_ref();
-        let phase = status.and_then(|status| status.phase.as_deref());
-        let assumed = status.and_then(|status| status.time_assumed_rebooted.as_ref());
-        let assumed = assumed.map(|assumed| assumed.0);
-        // Its time stands in until the order is recorded as seen: it is not long before or after.
-        let hour = seen_in_place(remediation)
-            .or(assumed)
-            .map(|from| time::after(from, LONGEST_HOLD));
-        let end = assumed.max(hour);
-        Phase::parse(phase) == Phase::PreRebootCompleted && end.is_none_or(|end| now < end)
+    remediations.iter().any(|object| {
+        Remediation::parse(object).is_some_and(|remediation| {
+            remediation.is_order()
+                && remediation.phase == Phase::PreRebootCompleted
+                && longest_hold(object, &remediation).is_none_or(|end| now < end)
+        })
     })
 }
 
-/// When the order that this remediation is was recorded as seen in place.
-fn seen_in_place(remediation: &SelfNodeRemediation) -> Option<Timestamp> {
-    let annotations = remediation.metadata.annotations.as_ref()?;
-    let text = |key| annotations.get(key).map(String::as_str);
-    let order = Remediation::parse(remediation)?;
-    let times = OrderTimes::read(
-        text(snr::ORDER_TIMES_ANNOTATION),
-        &order.uid,
-        order.boot.as_ref(),
-    )?;
-    Some(times.seen)
+/// An hour from when the order was seen in place. Until that is recorded, which comes next, its own time stands in; what
+/// another manager made without a time counts from its creation.
+fn longest_hold(object: &SelfNodeRemediation, order: &Remediation) -> Option<Timestamp> {
+    let hour_from = |from| time::after(from, LONGEST_HOLD);
+    let status = object.status.as_ref();
+    let assumed = status.and_then(|status| status.time_assumed_rebooted.as_ref());
+    let recorded = OrderTimes::of(object, order).map(|times| hour_from(times.seen));
+    recorded
+        .or_else(|| assumed.map(|assumed| assumed.0))
+        .or_else(|| order.created.map(hour_from))
 }
 
 fn same_form(set: &DaemonSet) -> bool {

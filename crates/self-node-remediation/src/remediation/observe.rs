@@ -35,8 +35,6 @@ pub struct NodeMetadata {
     pub metadata: ObjectMeta,
 }
 
-/// Nodes per page when the members of a quorum are listed: the metadata of a page is in memory at once.
-const MEMBERS_PAGE: u32 = 100;
 /// Namespace of the kubelets' Leases.
 const NODE_LEASES: &str = "kube-node-lease";
 /// Drops from a node's metadata what nobody here reads.
@@ -247,14 +245,7 @@ impl Remediator {
         let (remediation, unresolved) = self.resolve(parsed).await?;
         let config = self.configs.get(Some(&self.namespace), snr::CONFIG_NAME);
         let config = config.filter(|config| config.metadata.deletion_timestamp.is_none());
-        let annotations = object.metadata.annotations.as_ref();
-        let times = OrderTimes::read(
-            annotations
-                .and_then(|all| all.get(snr::ORDER_TIMES_ANNOTATION))
-                .map(String::as_str),
-            &remediation.uid,
-            remediation.boot.as_ref(),
-        );
+        let times = OrderTimes::of(object, &remediation);
         let peers: Vec<Peer> = self
             .nodes
             .list()
@@ -310,19 +301,6 @@ impl Remediator {
             Phase::FencingCompleted | Phase::Unknown(_) => Vec::new(),
         };
         let nodes = Api::<Node>::all(self.client.clone());
-        let forms_quorum = seen.remediation.phase == Phase::PreRebootCompleted
-            && seen
-                .times
-                .as_ref()
-                .is_none_or(|times| times.quorum.is_none());
-        if forms_quorum {
-            // A copy that lags may still have a node that the announced table has no more: its acknowledgement would
-            // count although it has no vote there (H16).
-            let params = ListParams::default().limit(MEMBERS_PAGE);
-            let member = |metadata| peer(&metadata);
-            let listed = read::list_metadata_dated(&nodes, &params, read::DEADLINE, member).await?;
-            seen.peers = listed.items;
-        }
         let Some(node) = read::get_opt(&nodes, name.as_str()).await? else {
             return Ok(());
         };
@@ -334,6 +312,22 @@ impl Remediator {
         }
         if seen.remediation.phase == Phase::PreRebootCompleted {
             seen.watched_since = self.memory.watched_since(key, self.clock.now());
+            let forms_quorum = seen
+                .times
+                .as_ref()
+                .is_none_or(|times| times.quorum.is_none());
+            if forms_quorum
+                && (release::has_quorum(&node.facts, &seen.peers, &seen.acknowledged)
+                    || release::needs_guard(&node.facts, &seen.peers))
+            {
+                // A copy that lags may still have a node that the announced table has no more: its acknowledgement would
+                // count although it has no vote there (H16). To ask and to hold it is good enough.
+                let everybody = ListParams::default();
+                let member = |metadata| peer(&metadata);
+                let listed =
+                    read::list_metadata_dated(&nodes, &everybody, read::DEADLINE, member).await?;
+                seen.peers = listed.items;
+            }
             if seen.remediation.boot.is_none() {
                 seen.kubelet_seen = self.kubelet_seen(&node.facts.name).await?;
             }
@@ -353,7 +347,8 @@ impl Remediator {
         all.find_map(|relayed| relayed.about(node, boot).cloned())
     }
 
-    /// Whether another remediation that we have marked is for the node, by a consistent list.
+    /// Whether another remediation that we have marked is for the node, by a consistent list. One whose Machine cannot be
+    /// looked up is waited for; one whose Machine has no node is for none.
     pub(super) async fn is_shared(
         &self,
         key: &ObjectKey,

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use medik8s_api::SelfNodeRemediation;
 use medik8s_api::names::{kubernetes, snr};
 use medik8s_api::self_node_remediation::{RemediationStrategy, SelfNodeRemediationConfig};
-use medik8s_testing::build::{self, PodExt as _};
+use medik8s_testing::build::{self, MetaExt as _, NodeExt as _, PodExt as _};
 use medik8s_testing::fake::{Failure, Fault};
 use medik8s_testing::wire::{Answer, Recorded};
 
@@ -349,7 +349,9 @@ async fn h13_a_boot_that_is_reported_after_the_pods_were_listed_counts() {
     let is_read = move |request: &Recorded| {
         request.method == "GET" && request.path == node && after.load(Ordering::SeqCst)
     };
-    lab.api.inject(Fault::on(is_read, Failure::Late(LATE)));
+    // Long enough for the node to report meanwhile, however busy this machine is.
+    lab.api
+        .inject(Fault::on(is_read, Failure::Late(Duration::from_secs(3))));
     let manager = lab.manager().await;
     let returns = async {
         while !listed.load(Ordering::SeqCst) {
@@ -475,4 +477,33 @@ async fn an_order_that_is_not_answered_is_given_up_soon_and_made_anew() {
         .collect();
     assert_ne!(times[0], times[1], "it is counted anew");
     manager.kill();
+}
+
+/// A hundred remediations in a large cluster must not keep the API server busy. Lists come in pages of 250.
+#[tokio::test]
+async fn the_requests_of_a_remediation_do_not_grow_with_the_cluster() {
+    let mut counts = Vec::new();
+    for others in [0, 200] {
+        let agents = Agents::start().await;
+        let lab = ordered(RemediationStrategy::ResourceDeletion, &agents);
+        for number in 0..others {
+            let name = format!("other-{number}");
+            let node = build::node(&name).worker().ready(lab.clock.now());
+            // Younger than the table that the node announced.
+            lab.api.put(&node.created(lab.clock.now()));
+        }
+        let manager = lab.manager().await;
+        lab.api.clear_requests();
+        lab.until(&manager, "freed", |lab| {
+            phase(lab) == snr::PHASE_FENCING_COMPLETED
+        })
+        .await;
+        let requests = lab.api.requests();
+        let asked = requests.iter().filter(|one| !one.is_watch());
+        counts.push(asked.count());
+        let lists = |one: &&Recorded| one.path == "/api/v1/nodes" && !one.is_watch();
+        assert_eq!(requests.iter().filter(lists).count(), 1, "to count members");
+        lab.assert_right("many nodes");
+    }
+    assert_eq!(counts[0], counts[1]);
 }

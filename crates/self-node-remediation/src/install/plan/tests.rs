@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use medik8s_api::{
-    names::snr::{CONFIG_NAME, PHASE_PRE_REBOOT_COMPLETED, PHASE_REBOOT_COMPLETED},
+    names::snr::{CONFIG_NAME, FINALIZER, PHASE_PRE_REBOOT_COMPLETED, PHASE_REBOOT_COMPLETED},
     self_node_remediation::{
         SelfNodeRemediationConfigSpec, SelfNodeRemediationSpec, SelfNodeRemediationStatus,
     },
@@ -28,6 +28,7 @@ fn config() -> SelfNodeRemediationConfig {
 fn ordered(phase: &str, assumed: &str) -> SelfNodeRemediation {
     let mut snr = SelfNodeRemediation::new("n", SelfNodeRemediationSpec::default());
     snr.metadata.uid = Some("uid-1".to_owned());
+    snr.metadata.finalizers = Some(vec![FINALIZER.to_owned()]);
     // Hours before it became an order.
     snr.metadata.creation_timestamp = Some(Time(at("2025-12-31T20:00:00Z")));
     snr.metadata.annotations = Some(BTreeMap::from([
@@ -159,11 +160,41 @@ fn agents_stay_as_they_are_while_an_order_is_in_flight() {
         ["service", "daemonset"]
     );
 
-    let mut unseen = order.clone();
-    unseen.metadata.annotations = None;
+    // Not recorded yet, or for another boot: the order's own time.
+    let unseen = [
+        None,
+        Some("uid=uid-1 boot=boot-0 seen=2026-01-01T00:00:00Z"),
+    ]
+    .map(|times| {
+        let mut unseen = order.clone();
+        let annotations = unseen.metadata.annotations.as_mut().unwrap();
+        annotations.remove(snr::ORDER_TIMES_ANNOTATION);
+        annotations
+            .extend(times.map(|text| (snr::ORDER_TIMES_ANNOTATION.to_owned(), text.to_owned())));
+        unseen
+    });
+    for unseen in &unseen {
+        assert_eq!(
+            names(&plan(&seen(unseen), at("2026-01-01T00:01:59Z"))),
+            ["service"]
+        );
+        assert_eq!(
+            names(&plan(&seen(unseen), at("2026-01-01T00:02:00Z"))),
+            ["service", "daemonset"]
+        );
+    }
+
+    // Another manager's, without any time: never for ever.
+    let mut timeless = order.clone();
+    timeless.metadata.annotations = None;
+    timeless.status.as_mut().unwrap().time_assumed_rebooted = None;
     assert_eq!(
-        names(&plan(&seen(&unseen), at("2026-01-01T00:59:59Z"))),
+        names(&plan(&seen(&timeless), at("2025-12-31T20:59:59Z"))),
         ["service"]
+    );
+    assert_eq!(
+        names(&plan(&seen(&timeless), at("2025-12-31T21:00:00Z"))),
+        ["service", "daemonset"]
     );
 
     let released = ordered(PHASE_REBOOT_COMPLETED, "2026-01-01T00:02:00Z");
@@ -174,8 +205,8 @@ fn agents_stay_as_they_are_while_an_order_is_in_flight() {
 
     let long = ordered(PHASE_PRE_REBOOT_COMPLETED, "2026-01-01T02:00:00Z");
     assert_eq!(
-        names(&plan(&seen(&long), at("2026-01-01T01:30:00Z"))),
-        ["service"]
+        names(&plan(&seen(&long), at("2026-01-01T01:00:00Z"))),
+        ["service", "daemonset"]
     );
 
     let first = Observed {
