@@ -2,7 +2,7 @@
 //! real wire contract and keeps orders.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::Ipv4Addr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -32,7 +32,7 @@ use serde_json::json;
 
 use super::{MANAGER, NAMESPACE, Row, at_rest, follow, mib, processes, remediate, requests};
 use crate::{
-    Cluster, Options,
+    Cluster, Options, audit,
     images::Programs,
     kwok::{ALIVE, SIMULATED},
     machine::{Hardware, NodeSpec},
@@ -128,7 +128,7 @@ async fn rows(cluster: &Cluster, workers: u16) -> anyhow::Result<Vec<Row>> {
         "API requests of the manager for the remediation, without deletions of pods",
         "21",
         "flat in cluster size",
-        format!("{}", of_it.len() - deletes),
+        format!("{}: {}", of_it.len() - deletes, by_kind(&of_it)),
     ));
     let (_, managers) = processes(cluster);
     let manager = managers
@@ -304,4 +304,23 @@ async fn armed(cluster: &Cluster, others: u16) -> anyhow::Result<()> {
         },
     )
     .await
+}
+
+/// How many requests of each kind there were, the most first.
+fn by_kind(requests: &[&audit::Request]) -> String {
+    let mut kinds = BTreeMap::<String, usize>::new();
+    for request in requests {
+        let kind = format!("{} {}", request.verb, request.resource);
+        *kinds.entry(kind).or_default() += 1;
+    }
+    let mut kinds: Vec<_> = kinds
+        .into_iter()
+        .map(|(kind, count)| (count, kind))
+        .collect();
+    kinds.sort_unstable_by(|a, b| b.cmp(a));
+    let told: Vec<_> = kinds
+        .iter()
+        .map(|(count, kind)| format!("{count} {kind}"))
+        .collect();
+    told.join(", ")
 }
