@@ -25,7 +25,7 @@ use crate::announcement::{Announcement, StoppedFeeding};
 use crate::budget::{self, BudgetError, Timing};
 use crate::ids::{BootId, NodeName};
 use crate::order::Remediation;
-use crate::table::{Electorate, ListedNode, members, quorum_of};
+use crate::table::{Electorate, ListedNode, is_strict_majority, members, quorum_of};
 
 #[cfg(test)]
 mod tests;
@@ -231,7 +231,7 @@ pub struct Others {
 impl Others {
     /// Whether so many are sick that the control plane may be the cause.
     pub const fn is_storm(&self) -> bool {
-        self.sick > self.workers / 2
+        is_strict_majority(self.sick, self.workers)
     }
 }
 
@@ -409,7 +409,7 @@ impl Quorum {
                     .iter()
                     .filter(|member| old.contains(member))
                     .count();
-                old > votes.table / 2
+                is_strict_majority(old, votes.table)
             })
     }
 }

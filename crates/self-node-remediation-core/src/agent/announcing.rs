@@ -131,6 +131,11 @@ impl Announcing {
         self.in_force.as_ref()
     }
 
+    /// The watchdog's timeout in force, in seconds; 0: none.
+    pub(super) fn wd(&self) -> u64 {
+        self.in_force().map_or(0, |value| value.wd)
+    }
+
     /// What may be in force already.
     pub fn pending(&self) -> Option<&InForce> {
         self.pending.as_ref().map(|pending| &pending.value)

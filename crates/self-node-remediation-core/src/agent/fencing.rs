@@ -56,8 +56,7 @@ impl Step<'_> {
             }
         } else if self.state.device && !self.settings.software_reboot {
             // It is being opened, or a process before this one did that: it may still reset the machine.
-            let announced = self.state.announcing.in_force();
-            let wd = announced.map_or(0, |value| value.wd);
+            let wd = self.state.announcing.wd();
             software_at = software_after(self.settings, self.now, self.now, wd);
         }
         self.rest
@@ -154,9 +153,7 @@ impl super::State {
             Watchdog::Absent | Watchdog::Disarming | Watchdog::Disarmed => return Some(limit),
             Watchdog::Armed { timeout, .. } => timeout,
             // A predecessor's watchdog is still running.
-            Watchdog::NotTried | Watchdog::Opening => {
-                self.announcing.in_force().map_or(0, |value| value.wd)
-            }
+            Watchdog::NotTried | Watchdog::Opening => self.announcing.wd(),
         };
         if wd == 0 {
             Some(limit)

@@ -89,7 +89,7 @@ impl State {
             now,
         );
         state.rounds.at_once = record.contact && stale;
-        let wd = record.in_force.as_ref().map_or(0, |value| value.wd);
+        let wd = state.announcing.wd();
         state.fencing = record.fencing.clone().map(|fencing| Fencing {
             reason: fencing.reason,
             since: fencing.since,

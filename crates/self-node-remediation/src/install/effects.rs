@@ -127,14 +127,14 @@ impl Install {
         let namespace = self.settings.namespace.as_str();
         let config = self.configs.get(Some(namespace), snr::CONFIG_NAME);
         let daemon_set = self.daemon_sets.get(Some(namespace), snr::DAEMON_SET_NAME);
-        let (certificates, sets) = match &config {
-            Some(_) => self.certificates().await?,
-            None => (Certificates::Usable, Sets::default()),
-        };
-        // Last, and not from the watch: an order that it has not shown yet keeps the agents as they are, too.
-        let remediations = match &config {
-            Some(_) => self.remediations().await?,
-            None => Vec::new(),
+        let (certificates, sets, remediations) = if config.is_some() {
+            let (certificates, sets) = self.certificates().await?;
+            // Last, and not from the watch: an order that it has not shown yet keeps the agents as they are, too.
+            let api = Api::<SelfNodeRemediation>::all(self.client.clone());
+            let remediations = read::list_all(&api, &ListParams::default()).await?;
+            (certificates, sets, remediations)
+        } else {
+            (Certificates::Usable, Sets::default(), Vec::new())
         };
         let seen = Observed {
             config: config.as_deref(),
@@ -152,11 +152,6 @@ impl Install {
             self.perform(step, config.as_deref()).await?;
         }
         Ok(Action::after_if(wake))
-    }
-
-    async fn remediations(&self) -> Result<Vec<SelfNodeRemediation>, write::Error> {
-        let api = Api::<SelfNodeRemediation>::all(self.client.clone());
-        read::list_all(&api, &ListParams::default()).await
     }
 
     async fn certificates(&self) -> Result<(Certificates, Sets), InstallError> {

@@ -159,7 +159,7 @@ fn mute(workers: usize, without_agent: usize, never: usize) -> Option<Told> {
     }
     let too_few = answering < quorum_of(others);
     // The release counts as in mixed operation where most members never had an agent.
-    let guarded = never > others / 2;
+    let guarded = is_strict_majority(never, others);
     let resets = !is_strict_majority(answering, others);
     (too_few || resets).then(|| Told {
         warning: true,

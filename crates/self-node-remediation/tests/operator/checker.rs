@@ -14,6 +14,9 @@ use serde_json::json;
 
 use crate::lab::{Agents, BOUND, Lab, NAMESPACE, NODE};
 
+/// Group and version of Machines.
+const MACHINES: &str = "machine.openshift.io/v1beta1";
+
 /// What the original writes, by the contract's table A.3.
 struct Checker<'a>(&'a Lab);
 
@@ -33,16 +36,29 @@ impl Checker<'_> {
         name
     }
 
+    /// A Machine, of this node or of none. Its namespace.
+    fn machine(&self, node: Option<&str>) -> &'static str {
+        let namespace = "openshift-machine-api";
+        let api = &self.0.api;
+        api.add_namespace(namespace);
+        api.add_dynamic_kind(MACHINES, "Machine", "machines", true);
+        let mut machine = json!({
+            "apiVersion": MACHINES, "kind": "Machine",
+            "metadata": {"name": "machine-7", "namespace": namespace},
+        });
+        if let Some(node) = node {
+            machine["status"] = json!({"nodeRef": {"name": node}});
+        }
+        api.put_value(machine);
+        namespace
+    }
+
     /// The Machine's name, in the Machine's namespace, owned by the MachineHealthCheck and the Machine.
     fn machine_health_check(&self, namespace: &str, annotated: &str) -> String {
         let name = "machine-7".to_owned();
         let owners = vec![
-            build::owner(
-                "machine.openshift.io/v1beta1",
-                "MachineHealthCheck",
-                "workers",
-            ),
-            build::owner("machine.openshift.io/v1beta1", "Machine", &name),
+            build::owner(MACHINES, "MachineHealthCheck", "workers"),
+            build::owner(MACHINES, "Machine", &name),
         ];
         self.create(&name, namespace, annotated, owners);
         name
@@ -159,16 +175,8 @@ async fn an_escalating_node_health_check_times_the_step_out() {
 async fn a_machine_health_check_names_the_machine() {
     let agents = Agents::start().await;
     let lab = Lab::new(&agents);
-    let namespace = "openshift-machine-api";
-    let group = "machine.openshift.io/v1beta1";
-    lab.api.add_namespace(namespace);
-    lab.api.add_dynamic_kind(group, "Machine", "machines", true);
-    lab.api.put_value(json!({
-        "apiVersion": group, "kind": "Machine",
-        "metadata": {"name": "machine-7", "namespace": namespace},
-        "status": {"nodeRef": {"name": NODE}},
-    }));
     let checker = Checker(&lab);
+    let namespace = checker.machine(Some(NODE));
     let name = checker.machine_health_check(namespace, NODE);
     let manager = lab.manager().await;
     lab.until(&manager, "success", |lab| {
@@ -191,16 +199,8 @@ async fn a_machine_health_check_names_the_machine() {
 async fn a_remediation_by_machine_keeps_the_taint_of_its_node() {
     let agents = Agents::start().await;
     let lab = Lab::new(&agents);
-    let namespace = "openshift-machine-api";
-    let group = "machine.openshift.io/v1beta1";
-    lab.api.add_namespace(namespace);
-    lab.api.add_dynamic_kind(group, "Machine", "machines", true);
-    lab.api.put_value(json!({
-        "apiVersion": group, "kind": "Machine",
-        "metadata": {"name": "machine-7", "namespace": namespace},
-        "status": {"nodeRef": {"name": NODE}},
-    }));
     let checker = Checker(&lab);
+    let namespace = checker.machine(Some(NODE));
     let by_machine = checker.machine_health_check(namespace, NODE);
     let by_node = checker.node_health_check();
     let manager = lab.manager().await;
@@ -241,15 +241,8 @@ async fn a_remediation_by_machine_keeps_the_taint_of_its_node() {
 async fn a_machine_without_node_harms_nobody() {
     let agents = Agents::start().await;
     let lab = Lab::new(&agents);
-    let namespace = "openshift-machine-api";
-    let group = "machine.openshift.io/v1beta1";
-    lab.api.add_namespace(namespace);
-    lab.api.add_dynamic_kind(group, "Machine", "machines", true);
-    lab.api.put_value(json!({
-        "apiVersion": group, "kind": "Machine",
-        "metadata": {"name": "machine-7", "namespace": namespace},
-    }));
     let checker = Checker(&lab);
+    let namespace = checker.machine(None);
     let name = checker.machine_health_check(namespace, "");
     let manager = lab.manager().await;
     for _ in 0..120 {
